@@ -1,0 +1,339 @@
+"""From a formula and a table to arrays: response, columns of X and Z, level codes, weights, offset, and the rows kept.
+
+Columns stay separate one-dimensional arrays (an intercept costs no memory, a plain column of the frame is not copied), since
+the only thing ever done with all n rows is to sum their products.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import formulaic
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from lmmlite.formula import TRANSFORMS, Bar, Formula, check_expression, plain_terms
+from lmmlite.table import Levels, Table, as_column, levels_of, read_columns
+
+#: What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
+_CONTEXT = {name: getattr(np, name) for name in TRANSFORMS if hasattr(np, name)} | {"np": np}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The columns that one expression of a formula stands for, and how to make them again from new data.
+
+    Attributes
+    ----------
+    names : tuple of str
+        ``Intercept``, ``x``, ``f[T.b]``, ``x:f[T.b]``.
+    variables : tuple of str
+        Columns of the data that are needed.
+    levels : dict of str to list
+        Levels of the factors among them, in the order of the fit.
+    recipe : tuple or formulaic.ModelSpec
+        For plain expressions the (variable, level) pairs whose product each column is; level is None for a number.
+    """
+
+    names: tuple[str, ...]
+    variables: tuple[str, ...]
+    levels: dict[str, list]
+    recipe: Any
+
+    def columns(self, table: Table, n: int) -> list[np.ndarray]:
+        """The columns, n rows each; missing values give nan.
+
+        Raises
+        ------
+        ValueError
+            For a level of a factor that the fit has not seen, or a factor where the fit had numbers.
+        """
+        table = {v: self._checked(v, table[v]) for v in self.variables}
+        if isinstance(self.recipe, tuple):
+            parts = {part: _part(table[part[0]], part[1]) for column in self.recipe for part in column}
+            return [_product([parts[p] for p in column], n) for column in self.recipe]
+        frame = pd.DataFrame(table, index=range(n))
+        made = self.recipe.get_model_matrix(frame, context=_CONTEXT, na_action="ignore")
+        return [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+
+    def _checked(self, variable: str, column: Any) -> Any:
+        known = self.levels.get(variable)
+        if known is None:
+            if isinstance(column, pd.Categorical):
+                raise ValueError(f"Column '{variable}' was numeric in the fit and is a factor here.")
+            return column
+        if not isinstance(column, pd.Categorical):
+            raise ValueError(f"Column '{variable}' was a factor in the fit and is numeric here.")
+        new = column.set_categories(known)
+        unseen = np.flatnonzero((new.codes < 0) & (column.codes >= 0))
+        if unseen.size:
+            raise ValueError(
+                f"Column '{variable}' has the level {column[unseen[0]]!r} in row {unseen[0]}, which the fit has not seen; "
+                f"it knows {', '.join(map(repr, known))}."
+            )
+        return new
+
+
+def _part(column: Any, level: int | None) -> np.ndarray:
+    return column if level is None else np.where(column.codes < 0, np.nan, column.codes == level)
+
+
+def _product(parts: list[np.ndarray], n: int) -> np.ndarray:
+    return np.broadcast_to(1.0, n) if not parts else parts[0] if len(parts) == 1 else np.multiply.reduce(parts)
+
+
+def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]:
+    """Code one expression on the rows of the fit: plain sums and products here, anything else by formulaic."""
+    variables = tuple(dict.fromkeys(check_expression(text)))
+    used = {v: table[v] for v in variables}
+    levels = {v: list(c.categories) for v, c in used.items() if isinstance(c, pd.Categorical)}
+    alone = [v for v, known in levels.items() if len(known) < 2]
+    if alone:
+        raise ValueError(f"The factor '{alone[0]}' has one level in the rows used, so it has no effect to estimate; drop it.")
+    plain = _plain_recipe(text, levels)
+    if plain:
+        side = Side(plain[0], variables, levels, plain[1])
+        return side, side.columns(used, n)
+    try:
+        made = formulaic.model_matrix(text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore")
+    except Exception as error:
+        reason = str(error.__cause__ or error)
+        raise ValueError(f"'{text}' cannot be evaluated on these data: {reason}") from error
+    side = Side(tuple(map(str, made.columns)), variables, levels, made.model_spec)
+    columns = [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+    for name, column in zip(side.names, columns, strict=True):
+        if not np.isfinite(column).all():
+            row = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise ValueError(f"'{name}' is not finite in row {row} of the rows used (a logarithm or root out of its range?).")
+    return side, columns
+
+
+def _plain_recipe(text: str, levels: dict[str, list]) -> tuple[tuple[str, ...], tuple] | None:
+    """Names and recipe where treatment coding needs no thought: every margin of every factor is in the model."""
+    plain = plain_terms(text)
+    if plain is None:
+        return None
+    intercept, terms = plain
+    present = {frozenset(t) for t in terms} | ({frozenset()} if intercept else set())
+    names, recipe = ["Intercept"] * intercept, [()] * intercept
+    for term in terms:
+        if any(v in levels and frozenset(term) - {v} not in present for v in term):
+            return None
+        choices = [[(v, j) for j in range(1, len(levels[v]))] if v in levels else [(v, None)] for v in term]
+        for column in itertools.product(*reversed(choices)):
+            column = column[::-1]  # the first factor of a product varies fastest
+            names.append(":".join(v if j is None else f"{v}[T.{levels[v][j]}]" for v, j in column))
+            recipe.append(column)
+    return (tuple(names), tuple(recipe)) if names else None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One random term: which coefficients vary (``side``), over the levels of which factor (``group`` in `Design.groups`)."""
+
+    bar: Bar
+    group: int
+    side: Side
+    columns: list[np.ndarray]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the blocks of its covariance: one full block, or one for each coefficient after ``||``."""
+        return (len(self.columns),) if self.bar.correlated else (1,) * len(self.columns)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A mixed model as arrays, rows with missing values left out.
+
+    Attributes
+    ----------
+    formula : Formula
+    y : (n,) array
+        Response, offset not subtracted.
+    fixed : Side
+    x_columns : list of (n,) arrays
+        Columns of X; those in ``dropped`` are left out.
+    dropped : tuple of str
+        Columns of X that are linear combinations of those to their left.
+    terms : tuple of Term
+        In the order of the formula.
+    groups : tuple of Levels
+        Grouping factors in order of first use.
+    weights, offset : (n,) arrays or None
+    kept : (n_all,) bool array or None
+        Rows used; None where all are.
+    index : pandas.Index
+        Labels of the rows used.
+    response_variables : tuple of str
+    """
+
+    formula: Formula
+    y: np.ndarray
+    fixed: Side
+    x_columns: list[np.ndarray]
+    dropped: tuple[str, ...]
+    terms: tuple[Term, ...]
+    groups: tuple[Levels, ...]
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    kept: np.ndarray | None
+    index: pd.Index
+
+    @property
+    def n(self) -> int:
+        return len(self.y)
+
+    @property
+    def n_missing(self) -> int:
+        """Rows left out because a value in them is missing."""
+        return 0 if self.kept is None else int((~self.kept).sum())
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Fixed effects that are estimated."""
+        return tuple(name for name in self.fixed.names if name not in self.dropped)
+
+    def keep_columns(self, kept: tuple[int, ...]) -> Design:
+        """The design with only these columns of X; the others are named in ``dropped``."""
+        dropped = tuple(name for j, name in enumerate(self.fixed.names) if j not in kept)
+        return replace(self, x_columns=[self.x_columns[j] for j in kept], dropped=dropped)
+
+    @property
+    def X(self) -> np.ndarray:
+        """Fixed-effects model matrix, (n, p)."""
+        return np.column_stack(self.x_columns) if self.x_columns else np.empty((self.n, 0))
+
+    def term_Z(self, term: Term) -> sp.csr_array:
+        """Random-effects model matrix of one term, (n, levels · k); the coefficients of a level are neighbours."""
+        k, levels = len(term.columns), self.groups[term.group]
+        columns = (levels.codes.astype(np.int64) * k)[:, None] + np.arange(k)
+        rows = np.arange(self.n + 1) * k
+        return sp.csr_array((np.column_stack(term.columns).ravel(), columns.ravel(), rows), (self.n, levels.size * k))
+
+    @property
+    def Z(self) -> sp.csr_array:
+        """Random-effects model matrix, (n, q): the terms side by side in the order of the formula."""
+        return sp.hstack([self.term_Z(t) for t in self.terms], format="csr")
+
+
+def build_design(formula: Formula, data: Any, *, weights: Any = None, offset: Any = None) -> Design:
+    """Evaluate a formula on a data frame.
+
+    Parameters
+    ----------
+    formula : Formula
+        From `parse_formula`.
+    data : DataFrame or mapping of columns
+        pandas, polars or anything with named columns that NumPy can read.
+    weights, offset : str or array-like, optional
+        Prior weights (the residual variance of row i is σ²/wᵢ) and a known part of the mean; a column's name or n values.
+
+    Raises
+    ------
+    ValueError
+        Naming the column, row, level or term that makes the model impossible.
+    """
+    variables = dict.fromkeys([*formula.variables, *(v for v in (weights, offset) if isinstance(v, str))])
+    series = read_columns(data, variables)
+    n_all = len(next(iter(series.values())))
+    for role, given in (("weights", weights), ("offset", offset)):
+        if given is not None and not isinstance(given, str):
+            series[role + " argument"] = _as_series(given, role, n_all)
+    only_groups = {f for bar in formula.bars for f in bar.factors} - set(_expression_variables(formula))
+    full: Table = {}
+    kept = None
+    for name, s in series.items():
+        if name in only_groups:
+            missing = s.isna().to_numpy() if s.dtype.kind not in "iub" else None
+            missing = missing if missing is not None and missing.any() else None
+        else:
+            full[name], missing = as_column(s, name)
+        if missing is not None:
+            kept = ~missing if kept is None else kept & ~missing
+    if kept is not None and not kept.any():
+        raise ValueError("Every row has a missing value in some column that the formula uses.")
+    table: Table = {name: _keep(c, kept) for name, c in full.items()}
+    index = series[next(iter(series))].index
+    index = index if kept is None else index[kept]
+    n = len(index)
+
+    y = _response(formula, table, n)
+    fixed, x_columns = build_side(formula.fixed, table, n)
+    names = list(dict.fromkeys(bar.factors for bar in formula.bars))
+    groups = tuple(levels_of(series, factors, kept) for factors in names)
+    terms = []
+    for bar in formula.bars:
+        group = names.index(bar.factors)
+        side, columns = build_side(bar.terms, table, n)
+        _check_identified(bar, groups[group].size, len(columns), n)
+        terms.append(Term(bar, group, side, columns))
+    w = _numbers(weights, "weights", table)
+    if w is not None and (w <= 0).any():
+        row = index[int(np.flatnonzero(w <= 0)[0])]
+        raise ValueError(f"Weights must be positive; row {row!r} has {w[w <= 0][0]:g}. Leave rows of weight zero out of the data.")
+    return Design(
+        formula, y, fixed, x_columns, (), tuple(terms), groups, w, _numbers(offset, "offset", table), kept, index
+    )
+
+
+def _expression_variables(formula: Formula) -> list[str]:
+    return [v for text in (formula.response, formula.fixed, *(b.terms for b in formula.bars)) for v in check_expression(text)]
+
+
+def _as_series(given: Any, role: str, n: int) -> pd.Series:
+    values = np.asarray(given)
+    if values.shape != (n,):
+        raise ValueError(f"The {role} must be a column's name or {n} values, one for each row; they have shape {values.shape}.")
+    return pd.Series(values)
+
+
+def _keep(column: Any, kept: np.ndarray | None) -> Any:
+    column = column if kept is None else column[kept]
+    return column.remove_unused_categories() if isinstance(column, pd.Categorical) else column
+
+
+def _numbers(given: Any, role: str, table: Table) -> np.ndarray | None:
+    if given is None:
+        return None
+    values = table[given if isinstance(given, str) else role + " argument"]
+    if isinstance(values, pd.Categorical):
+        raise ValueError(f"The {role} must be numbers.")
+    return values
+
+
+def _response(formula: Formula, table: Table, n: int) -> np.ndarray:
+    name = formula.response
+    for v in check_expression(name):
+        if isinstance(table[v], pd.Categorical):
+            raise ValueError(f"The response '{v}' is not numeric; a linear mixed model needs a number for each row.")
+    plain = table.get(name.strip("`"))
+    if plain is None:
+        _, columns = build_side(f"0 + {name}", table, n)
+        if len(columns) != 1:
+            raise ValueError(f"The response '{name}' gives {len(columns)} columns; it must give one.")
+        plain = columns[0]
+    if np.ptp(plain) == 0:
+        raise ValueError(f"The response '{name}' is constant ({plain[0]:g}): there is nothing to explain.")
+    return plain
+
+
+def _check_identified(bar: Bar, levels: int, k: int, n: int) -> None:
+    if levels >= n:
+        raise ValueError(
+            f"The grouping factor '{bar.group}' has {levels} levels for {n} rows, one for each: its random effects cannot be "
+            "told from the residuals, so neither variance is identified. Group rows that belong together."
+        )
+    if levels * k >= n:
+        raise ValueError(
+            f"{bar} has {levels} levels × {k} coefficients = {levels * k} random effects for {n} rows: their variances cannot "
+            "be told from the residual variance. Use fewer random coefficients."
+        )
+
+

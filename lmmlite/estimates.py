@@ -1,0 +1,67 @@
+"""What a solved criterion says about β, b and σ, in the user's units: pure functions on arrays.
+
+Equations in the notation of `criterion`; (k, levels) arrays of random effects, levels last inside, first outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmmlite import blocks
+from lmmlite.criterion import Criterion, Evaluation, Solution
+
+
+def sigma(criterion: Criterion, s: Solution) -> float:
+    """σ̂ = √(r²/ν), ν = n (ML) or n − p (REML)."""
+    return float(criterion.cp.basis.scale * np.sqrt(s.r2 / criterion.nu))
+
+
+def fixed_effects(s: Solution) -> tuple[np.ndarray, np.ndarray]:
+    """β̂ = (X'V⁻¹X)⁻¹X'V⁻¹y and (X'V⁻¹X)⁻¹, V for σ = 1."""
+    basis, q = s.cp.basis, s.cp.rest.q
+    beta = basis.beta + basis.scale * basis.to_user @ s.coefficients[q:]
+    return beta, basis.to_user @ s.G[q:, q:] @ basis.to_user.T
+
+
+def factors(criterion: Criterion, theta: np.ndarray) -> list[np.ndarray]:
+    """T of each grouping factor in the user's units."""
+    return [t.factor(theta) for t in criterion.cp.templates]
+
+
+def random_effects(criterion: Criterion, e: Evaluation) -> list[np.ndarray]:
+    """b̃ = ΛΛ'Z'Py of each grouping factor, (levels, k): the conditional modes."""
+    scale = criterion.cp.basis.scale
+    return [
+        scale * (T @ T.T @ B.T @ w).T
+        for T, B, w in zip(factors(criterion, e.theta), criterion.maps, e.solution.w, strict=True)
+    ]
+
+
+def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndarray]:
+    """Var(b | y, β) = σ²Λ(Λ'Z'ZΛ + I)⁻¹Λ' of each grouping factor, its diagonal blocks (levels, k, k) (Bates et al. eq. 56)."""
+    cp, s = criterion.cp, e.solution
+    variance, q = sigma(criterion, s) ** 2, cp.rest.q
+    G = s.G[:q, :q]
+    if cp.p:
+        G = G - s.G[:q, q:] @ np.linalg.solve(s.G[q:, q:], s.G[q:, :q])  # β known
+    out: list[np.ndarray] = [np.empty(0)] * len(cp.templates)
+    for g, T in enumerate(factors(criterion, e.theta)):
+        if g == cp.first:
+            RT = np.einsum("ijl,jm->iml", cp.R, s.T[g])
+            M = blocks.matmul(RT, RT)
+            M[np.arange(len(M)), np.arange(len(M))] += 1
+            F = blocks.forward(blocks.cholesky(M), np.repeat(T.T[:, :, None], M.shape[2], axis=2))
+            C = blocks.matmul(F, F)
+            if q:
+                b = blocks.matmul(cp.rest.at(s.Z1), s.rest)
+                GG = s.scale(s.scale(np.pad(G, (0, cp.p)), True).T, True)[:q, :q]
+                dense = np.stack([cp.rest.dense(u) for u in b])
+                spread = np.einsum("aql,bql->abl", dense, np.einsum("qr,brl->bql", GG, dense, optimize=True), optimize=True)
+                out_map = T @ T.T @ criterion.maps[g].T
+                C = C + np.einsum("ac,cdl,bd->abl", out_map, spread, out_map, optimize=True)
+            out[g] = variance * C.transpose(2, 0, 1)
+        else:
+            place = dict(cp.others)[g]
+            own = G[place, place].reshape(len(T), cp.sizes[g], len(T), cp.sizes[g])
+            out[g] = variance * np.einsum("ac,cldl,bd->lab", T, own, T, optimize=True)
+    return out

@@ -1,0 +1,197 @@
+"""Damped Newton on the profiled criterion, in a θ without units.
+
+The criterion is even in every column of T, so no bounds are needed: a zero variance is a stationary point inside.  What Newton
+cannot see there — the gradient in a zero column vanishes — the optimality conditions check at the end: 𝒢T = 0 and 𝒢 ⪰ 0 in each
+block; where 𝒢 has a negative eigenvalue the search goes on along its eigenvector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import eigh
+
+from lmmlite.covariance import canonical, to_theta
+from lmmlite.criterion import Criterion, Evaluation, Solution
+
+_MAX_STEPS = 200
+_DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+_NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
+_SMALL = 1e-3  # entries of a unitless T below which its column is tried at zero
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the search ended and how it came there.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        Of the criterion it was asked to minimise, at the final θ, with gradient.
+    trace : pandas.DataFrame
+        One row for each step: criterion, length of the gradient, Newton decrement, fraction of the step taken, θ (in the
+        columns' own units).
+    message : str
+        Why the search stopped.
+    converged : bool
+    singular : bool
+        Whether some block of T is rank deficient, judged on centred and scaled columns.
+    """
+
+    evaluation: Evaluation
+    trace: pd.DataFrame
+    message: str
+    converged: bool
+    singular: bool
+
+    @property
+    def theta(self) -> np.ndarray:
+        return self.evaluation.theta
+
+
+def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
+    """Minimise a criterion over θ.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    start : (m,) array, optional
+        By default method-of-moments variances.
+    """
+    inside = criterion.unitless()
+    theta = moments(criterion) if start is None else _unitless(criterion, start)
+    steps: list[dict] = []
+    best = inside.evaluate(theta, 1)
+    for _ in range(1 + 2 * inside.size):
+        best, converged = _newton(inside, best, steps)
+        best = _drop_columns(inside, best)
+        escape = _escape(inside, best)
+        if escape is None:
+            break
+        best = escape
+    evaluation = criterion.evaluate(_in_units(criterion, best.theta), 1)
+    trace = pd.DataFrame(steps)
+    trace["theta"] = [_in_units(criterion, t) for t in trace["theta"]]
+    message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
+    return Optimum(evaluation, trace, message, converged, _singular(inside, best.theta))
+
+
+def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
+    """Newton steps with floored eigenvalues, a cap on their length, and backtracking."""
+    for _ in range(_MAX_STEPS):
+        assert now.gradient is not None and now.hessian is not None
+        values, vectors = eigh(now.hessian)
+        size = np.abs(values)
+        along = vectors.T @ now.gradient / np.maximum(size, max(1e-8 * size.max(), 1e-300))
+        step = -vectors @ along
+        decrement = float(-now.gradient @ step) / 2
+        steps.append(
+            {
+                "criterion": now.value,
+                "gradient": float(np.linalg.norm(now.gradient)),
+                "decrement": decrement,
+                "fraction": 0.0,
+                "theta": now.theta,
+            }
+        )
+        if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
+            return now, True
+        fraction = min(1.0, (1 + 2 * float(np.linalg.norm(now.theta))) / float(np.linalg.norm(step)))
+        rounding = 1e-12 * (abs(now.value) + 1)
+        while True:
+            new = criterion.evaluate(now.theta + fraction * step, 1)
+            if new.value <= now.value - 1e-4 * fraction * decrement + rounding:
+                break
+            fraction /= 3
+            if fraction < 1e-10:
+                return now, decrement < 1e-6
+        steps[-1]["fraction"] = fraction
+        now = new
+        if now.solution.r2 < 1e-13 * criterion.cp.n:
+            raise ValueError(
+                "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
+                "there is no maximum of the likelihood. Is the response constant within the groups?"
+            )
+    return now, False
+
+
+def moments(criterion: Criterion) -> np.ndarray:
+    """A unitless θ to start from: for each coefficient alone, E(z'y)² = σ²(z'z + τ² (z'z)²) summed over its levels."""
+    cp = criterion.cp
+    null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
+    freedom = cp.n - cp.p - cp.R.shape[0] * cp.R.shape[2]
+    residual = min(1.0, cp.W[-1, -1] / freedom) if freedom > 0.1 * cp.n else 0.5
+    squares = {cp.first: (null.Z1**2).sum(axis=0)}
+    diagonal = np.diag(null.S)
+    for g, place in cp.others:
+        squares[g] = diagonal[place].reshape(len(null.T[g]), -1)
+    factors = []
+    for g, w in enumerate(null.w):
+        ratio = ((w**2).sum(1) / residual - squares[g].sum(1)) / np.maximum((squares[g] ** 2).sum(1), 1e-300)
+        factors.append(np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))))
+    return to_theta(cp.templates, factors)
+
+
+def _blockwise(
+    criterion: Criterion, theta: np.ndarray, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """θ after ``change(T_block, own map of the block)`` in every block."""
+    factors = []
+    for t, B in zip(criterion.cp.templates, criterion.cp.own_maps, strict=True):
+        T = t.factor(theta)
+        for start, stop in t.blocks:
+            own = slice(start, stop)
+            T[own, own] = change(T[own, own], B[own, own])
+        factors.append(T)
+    return to_theta(criterion.cp.templates, factors)
+
+
+def _in_units(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
+    return _blockwise(criterion, theta, lambda T, B: canonical(np.linalg.solve(B, T)))
+
+
+def _unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
+    return _blockwise(criterion, np.asarray(theta, np.float64), lambda T, B: canonical(B @ T))
+
+
+def _singular(criterion: Criterion, theta: np.ndarray) -> bool:
+    return any((np.abs(np.diag(t.factor(theta))) < 1e-4).any() for t in criterion.cp.templates)
+
+
+def _drop_columns(criterion: Criterion, now: Evaluation) -> Evaluation:
+    """Set columns of T that are nearly zero to zero where that does not raise the criterion."""
+    for t in criterion.cp.templates:
+        T = t.factor(now.theta)
+        for j in np.flatnonzero(np.linalg.norm(T, axis=0) < _SMALL):
+            theta = now.theta.copy()
+            theta[t.index[t.cols == j]] = 0
+            if (theta != now.theta).any():
+                new = criterion.evaluate(theta, 1)
+                now = new if new.value <= now.value + _NO_WORSE else now
+    return now
+
+
+def _escape(criterion: Criterion, now: Evaluation) -> Evaluation | None:
+    """A better point along a negative eigenvector of 𝒢 in a singular block; None where the conditions hold."""
+    assert now.G is not None
+    for g, t in enumerate(criterion.cp.templates):
+        for start, stop in t.blocks:
+            own = slice(start, stop)
+            T = t.factor(now.theta)
+            if np.all(np.diag(T)[own] != 0):
+                continue
+            values, vectors = np.linalg.eigh(now.G[g][own, own])
+            if values[0] >= -1e-9 * (np.abs(values).max() + 1):
+                continue
+            for length in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
+                changed = t.factor(now.theta)
+                changed[own, own] = canonical(np.column_stack([T[own, own], length * vectors[:, 0]]))
+                theta = now.theta.copy()
+                theta[t.index] = changed[t.rows, t.cols]
+                new = criterion.evaluate(theta, 1)
+                if new.value < now.value - _NO_WORSE:
+                    return new
+    return None

@@ -1,0 +1,187 @@
+"""Columns of any data frame as plain arrays: numbers as float64, everything else as factors; missing and impossible values found.
+
+Formulaic would turn an unseen level into zeros and a column of text numbers into a factor without a word; what it must not
+decide is decided here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Column = np.ndarray | pd.Categorical
+Table = dict[str, Column]
+
+
+def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
+    """The named columns of a data frame (pandas, polars, …) or of a mapping of arrays.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (the nearest is suggested), a name that stands for two columns, or a frame without rows.
+    """
+    if not isinstance(data, Mapping) and not hasattr(data, "columns"):
+        raise TypeError(f"The data must be a data frame or a mapping of columns, not {type(data).__name__}.")
+    present = [str(c) for c in (data.keys() if isinstance(data, Mapping) else data.columns)]
+    columns = {}
+    for name in names:
+        if name not in present:
+            near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
+            hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
+            raise ValueError(f"The data have no column '{name}'.{hint}")
+        if present.count(name) > 1:
+            raise ValueError(f"The data have {present.count(name)} columns named '{name}'; rename them.")
+        column = data[name]
+        columns[name] = column if isinstance(column, pd.Series) else pd.Series(_to_array(column), name=name)
+    lengths = {name: len(c) for name, c in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The columns differ in length: {lengths}.")
+    if not columns or not next(iter(lengths.values())):
+        raise ValueError("The data have no rows.")
+    return columns
+
+
+def _to_array(column: Any) -> Any:
+    return column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+
+
+def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
+    """A column as float64 numbers or as a factor, and the mask of its missing values (None where there are none).
+
+    Raises
+    ------
+    ValueError
+        For infinite values, nothing but missing values, numbers stored as text or objects, dates and complex numbers.
+    """
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(dtype) or dtype == object:
+        if dtype == object and _looks_numeric(series):
+            raise ValueError(
+                f"Column '{name}' holds numbers but is stored as objects; convert it with pd.to_numeric, or with "
+                "astype(str) if the numbers are labels."
+            )
+        factor = pd.Categorical(series) if not isinstance(dtype, pd.CategoricalDtype) else series.array
+        missing = np.asarray(factor.codes) < 0
+        return factor, _checked(missing, name)
+    if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
+        raise ValueError(f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first.")
+    if pd.api.types.is_complex_dtype(dtype):
+        raise ValueError(f"Column '{name}' holds complex numbers.")
+    numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isfinite(numbers).all():
+        return numbers, None
+    if np.isinf(numbers).any():
+        raise ValueError(f"Column '{name}' is infinite in row {int(np.flatnonzero(np.isinf(numbers))[0])}.")
+    return numbers, _checked(np.isnan(numbers), name)
+
+
+def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
+    if missing.all():
+        raise ValueError(f"Every value of column '{name}' is missing.")
+    return missing if missing.any() else None
+
+
+def _looks_numeric(series: pd.Series) -> bool:
+    first = series.dropna().head(1)
+    return len(first) > 0 and isinstance(first.iloc[0], int | float | np.number) and not isinstance(first.iloc[0], bool)
+
+
+class Levels:
+    """A grouping factor: integer codes of the rows and, when asked for, the labels of the levels.
+
+    Attributes
+    ----------
+    name : str
+        ``a`` or, for combinations, ``a:b``.
+    codes : (n,) int32 array
+    size : int
+        Number of levels that occur.
+    """
+
+    def __init__(self, name: str, codes: np.ndarray, size: int, parts: tuple[tuple[np.ndarray, pd.Index], ...]):
+        self.name, self.codes, self.size, self._parts = name, codes, size, parts
+
+    @cached_property
+    def labels(self) -> pd.Index:
+        """Level labels in the order of the codes; ``"A:1"`` for combinations."""
+        if len(self._parts) == 1:
+            own, labels = self._parts[0]
+            return labels[own].rename(self.name)
+        words = [labels.astype(str).to_numpy(object)[own] for own, labels in self._parts]
+        return pd.Index([":".join(w) for w in zip(*words, strict=True)], name=self.name)
+
+    def codes_of(self, columns: list[pd.Series]) -> np.ndarray:
+        """Codes of new rows; −1 for a level that the fit has not seen."""
+        found = [labels.get_indexer(pd.Index(c)) for (_, labels), c in zip(self._parts, columns, strict=True)]
+        code, key = np.zeros(len(found[0]), np.int64), np.zeros(self.size, np.int64)
+        for part, (own, labels) in zip(found, self._parts, strict=True):
+            code = np.where((part < 0) | (code < 0), -1, code * len(labels) + part)
+            key = key * len(labels) + own
+        order = np.argsort(key)
+        place = np.clip(np.searchsorted(key[order], code), 0, self.size - 1)
+        return np.where(key[order][place] == code, order[place], -1)
+
+
+def levels_of(columns: dict[str, pd.Series], factors: tuple[str, ...], keep: np.ndarray | None) -> Levels:
+    """The grouping factor made by one column or by the combinations of several that occur in the kept rows.
+
+    Raises
+    ------
+    ValueError
+        Where the factor has a single level.
+    """
+    code: np.ndarray = np.zeros(1, np.int64)
+    own: list[np.ndarray] = []  # for each factor, the code that each combination has on it
+    labels: list[pd.Index] = []
+    size = 1
+    for factor in factors:
+        part, part_labels = _codes(columns[factor], keep)
+        code, occurring = compress(code * len(part_labels) + part, size * len(part_labels))
+        size = len(occurring)
+        own = [o[occurring // len(part_labels)] for o in own] + [occurring % len(part_labels)]
+        labels.append(part_labels)
+    name = ":".join(factors)
+    if size < 2:
+        raise ValueError(f"The grouping factor '{name}' has one level: nothing varies between groups. Drop its random terms.")
+    return Levels(name, code.astype(np.int32, copy=False), size, tuple(zip(own, labels, strict=True)))
+
+
+def _codes(series: pd.Series, keep: np.ndarray | None) -> tuple[np.ndarray, pd.Index]:
+    """Codes and sorted labels (a categorical keeps its order)."""
+    series = series if keep is None else series[keep]
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return np.asarray(series.cat.codes), pd.Index(series.cat.categories)
+    values = series.to_numpy()
+    if values.dtype.kind == "f" and keep is not None and (values == np.round(values)).all():
+        values = values.astype(np.int64)  # integers that only missing values had turned into floats
+    if values.dtype.kind in "iu":
+        low = int(values.min())
+        if int(values.max()) - low < 4 * len(values) + 1000:
+            codes, occurring = compress(values - low, int(values.max()) - low + 1)
+            return codes, pd.Index(occurring + low)
+    try:
+        codes, labels = pd.factorize(values, sort=True)
+    except TypeError:
+        codes, labels = pd.factorize(values.astype(str), sort=True)
+    return codes, pd.Index(labels)
+
+
+def compress(code: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber codes below size to 0, 1, … without gaps; also the old codes in their new order."""
+    if size > 64 * len(code) + 1000:
+        occurring, renumbered = np.unique(code, return_inverse=True)
+        return renumbered, occurring
+    flags = np.zeros(size, bool)
+    flags[code] = True
+    if flags.all():
+        return code, np.arange(size)
+    occurring = np.flatnonzero(flags)
+    renumber = np.empty(size, np.int32)
+    renumber[occurring] = np.arange(len(occurring))
+    return renumber[code], occurring

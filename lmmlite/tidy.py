@@ -1,0 +1,65 @@
+"""The fit as tidy tables, with the columns of R's broom.mixed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+if TYPE_CHECKING:
+    from lmmlite.model import MixedModel
+
+
+def wald_interval(estimate: pd.Series, se: pd.Series, level: float) -> pd.DataFrame:
+    """estimate ± z · SE with z the normal quantile of (1 + level)/2."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    half = norm.ppf((1 + level) / 2) * se
+    return pd.DataFrame({"lower": estimate - half, "upper": estimate + half})
+
+
+def tidy(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
+    """One row for each parameter: fixed effects with Wald statistics, then SDs and correlations of the random terms.
+
+    Columns ``effect group term estimate std_error df statistic p_value conf_low conf_high``; ``df`` is infinite for the
+    normal approximation.  Random parameters are called ``sd__x``, ``cor__Intercept.x`` and ``sd__Observation``.
+    """
+    interval = wald_interval(fit.fixef, fit.se, level)
+    z = fit.fixef / fit.se
+    fixed = pd.DataFrame(
+        {
+            "effect": "fixed",
+            "group": None,
+            "term": fit.fixef.index,
+            "estimate": fit.fixef.to_numpy(),
+            "std_error": fit.se.to_numpy(),
+            "df": np.inf,
+            "statistic": z.to_numpy(),
+            "p_value": 2 * norm.sf(np.abs(z)),
+            "conf_low": interval["lower"].to_numpy(),
+            "conf_high": interval["upper"].to_numpy(),
+        }
+    )
+    v = fit.varcorr
+    names = [
+        "sd__Observation" if group == "Residual" else f"cor__{a}.{b}" if b else f"sd__{a}"
+        for group, a, b in zip(v["group"], v["term1"], v["term2"], strict=True)
+    ]
+    random = pd.DataFrame({"effect": "ran_pars", "group": v["group"], "term": names, "estimate": v["sd_or_corr"]})
+    return pd.concat([fixed, random.reindex(columns=fixed.columns)], ignore_index=True)
+
+
+def glance(fit: MixedModel) -> pd.DataFrame:
+    """One row: ``nobs npar sigma loglik aic bic criterion df_resid``."""
+    names = ["nobs", "npar", "sigma", "loglik", "aic", "bic", "criterion", "df_resid"]
+    return pd.DataFrame({name: [getattr(fit, name)] for name in names})
+
+
+def augment(fit: MixedModel) -> pd.DataFrame:
+    """The rows used, with ``fitted``, ``fixed`` (population prediction) and ``resid``."""
+    design = fit.design
+    data = fit.data if isinstance(fit.data, pd.DataFrame) else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
+    used = data if design.kept is None else data[design.kept]
+    return used.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())
