@@ -4,7 +4,8 @@ from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.datasets import dataset_card, dataset_names, load_dataset
 from lmmlite.design import build_design
-from lmmlite.formula import FormulaError, parse_formula
+from lmmlite.expressions import FormulaError
+from lmmlite.formula import parse_formula
 from lmmlite.model import MixedModel, lmer
 from lmmlite.optimize import minimize
 

@@ -57,8 +57,11 @@ def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 class Rows(Protocol):
     """k1 rows for each level of the first grouping factor, over the q coefficients of the other grouping factors."""
 
-    values: np.ndarray
-    q: int
+    @property
+    def values(self) -> np.ndarray: ...
+
+    @property
+    def q(self) -> int: ...
 
     def at(self, M: np.ndarray) -> np.ndarray:
         """A (…, L) array spread so that it broadcasts with ``values``."""

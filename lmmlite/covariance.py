@@ -61,9 +61,7 @@ def templates(design: Design) -> tuple[Template, ...]:
                     count += 1
             blocks[term.group].append((start, start + size))
             sizes[term.group] += size
-    return tuple(
-        Template(k, tuple(b), *np.array(p).T) for k, b, p in zip(sizes, blocks, places, strict=True)
-    )
+    return tuple(Template(k, tuple(b), *np.array(p).T) for k, b, p in zip(sizes, blocks, places, strict=True))
 
 
 def to_theta(templates: tuple[Template, ...], factors: list[np.ndarray]) -> np.ndarray:

@@ -65,11 +65,14 @@ class Solution:
         # 3. with u = Λ⁻¹b for b_r: Q = Λ'SΛ + I in its Z_r block, Cholesky factor L
         Q = self.scale(self.scale(S[:c, :c]).T)
         Q[np.arange(q), np.arange(q)] += 1
+        self.L: np.ndarray
         self.L, failed = lapack.dpotrf(Q, lower=1, clean=1) if c else (Q, 0)
         if failed:
             raise FloatingPointError("The normal equations are not positive definite at this theta.")
         half = lapack.dtrtrs(self.L, self.scale(S[:c, c]), lower=1)[0] if c else np.empty(0)
-        self.coefficients = self.scale(lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True)
+        self.coefficients = self.scale(
+            lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True
+        )
         # 4. the parts of the criterion
         self.r2 = float(S[c, c] - half @ half)
         pivots = np.log(np.diag(self.L))
@@ -78,11 +81,14 @@ class Solution:
 
     def scale(self, A: np.ndarray, transpose: bool = False) -> np.ndarray:
         """Λ'A, or ΛA with ``transpose``, for the rows of Z_r in A (c, …); the rows of X stay."""
-        out = np.array(A)
+        out, q = np.empty(A.shape), self.cp.rest.q
+        out[q:] = A[q:]
         for g, place in self.cp.others:
             T = self.T[g] if transpose else self.T[g].T
-            part = A[place].reshape(len(T), -1)
-            out[place] = (T @ part if len(T) > 1 else T[0, 0] * part).reshape(A[place].shape)
+            if len(T) == 1:
+                np.multiply(A[place], T[0, 0], out=out[place])
+            else:
+                out[place] = (T @ A[place].reshape(len(T), -1)).reshape(A[place].shape)
         return out
 
     @cached_property
@@ -91,14 +97,21 @@ class Solution:
         if not len(self.L):
             return self.L
         lower, _ = lapack.dpotri(self.L, lower=1)
-        return np.tril(lower) + np.tril(lower, -1).T
+        G = lower + lower.T  # the upper triangle of lower is zero
+        G[np.diag_indices_from(G)] /= 2
+        return G
 
     @cached_property
     def w(self) -> list[np.ndarray]:
         """Z'Py of each grouping factor, (k, levels)."""
         cp, c, q = self.cp, len(self.coefficients), self.cp.rest.q
         b, beta = self.coefficients[:q], self.coefficients[q:]
-        e = np.stack([d[-1] - beta @ d[:-1] - cp.rest.apply(u, b[None])[0] for u, d in zip(self.rest, self.d, strict=True)])
+        e = np.stack(
+            [
+                d[-1] - beta @ d[:-1] - cp.rest.apply(u, b[None])[0]
+                for u, d in zip(self.rest, self.d, strict=True)
+            ]
+        )
         of_rest = self.S[:q, c] - self.S[:q, :c] @ self.coefficients
         w = {g: of_rest[place].reshape(len(self.T[g]), -1) for g, place in cp.others}
         return [blocks.matmul(self.Z1, e) if g == cp.first else w[g] for g in range(len(self.T))]
@@ -158,7 +171,9 @@ class Criterion:
     def unitless(self) -> Criterion:
         """The same criterion as a function of a θ for centred and scaled columns: what the optimiser works with."""
         own = (np.linalg.inv(B) for B in self.cp.own_maps)
-        return Criterion(self.cp, self.reml, tuple(B @ inverse for B, inverse in zip(self.cp.Z_maps, own, strict=True)))
+        return Criterion(
+            self.cp, self.reml, tuple(B @ inverse for B, inverse in zip(self.cp.Z_maps, own, strict=True))
+        )
 
     def evaluate(self, theta: np.ndarray, order: int = 0) -> Evaluation:
         """Value (order 0), also the gradient and a Hessian for steps (1), or the exact Hessian (2).
@@ -219,12 +234,16 @@ class Derivatives:
         cp, s, q = self.cp, self.s, self.cp.rest.q
         N = [self.K.sum(axis=2)] * len(s.T)
         k = len(self.K)
-        N[cp.first] = N[cp.first] - np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
+        N[cp.first] = N[cp.first] - np.array(
+            [[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)]
+        )
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
             T, shape = s.T[g], (len(s.T[g]), cp.sizes[g], -1)
             if np.linalg.cond(T) < 1e6:  # N Λ = S ΛG loses no digits, however large Λ
-                N[g] = np.einsum("alc,blc->ab", S[place].reshape(shape), self.half.T[place].reshape(shape)) @ np.linalg.inv(T)
+                N[g] = np.einsum(
+                    "alc,blc->ab", S[place].reshape(shape), self.half.T[place].reshape(shape)
+                ) @ np.linalg.inv(T)
             else:
                 own = s.S[place, place].reshape(len(T), cp.sizes[g], len(T), cp.sizes[g])
                 taken = np.einsum("alc,blc->ab", (S[place] @ self.G).reshape(shape), S[place].reshape(shape))
@@ -235,14 +254,19 @@ class Derivatives:
         """Gather the derivatives for all entries of θ."""
         cp, criterion, s = self.cp, self.criterion, self.s
         ratio, m = criterion.nu / s.r2, len(theta)
-        G = tuple(B.T @ (N - ratio * ww) @ B for B, N, ww in zip(criterion.maps, self.traces(), self.ww, strict=True))
+        G = tuple(
+            B.T @ (N - ratio * ww) @ B
+            for B, N, ww in zip(criterion.maps, self.traces(), self.ww, strict=True)
+        )
         D, gradient, curvature, slopes = [], np.empty(m), np.zeros((m, m)), np.empty(m)
         for g, t in enumerate(cp.templates):
             T, E = t.factor(theta), t.directions()
             half = criterion.maps[g] @ E @ s.T[g].T
             D.append(half + half.swapaxes(1, 2))
             gradient[t.index] = 2 * (G[g] @ T)[t.rows, t.cols]
-            curvature[np.ix_(t.index, t.index)] = 2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
+            curvature[np.ix_(t.index, t.index)] = (
+                2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
+            )
             slopes[t.index] = np.einsum("iab,ab->i", D[g], self.ww[g])  # y'PVᵢPy
         observed = ratio * self.quadratic(D) - criterion.nu * np.outer(slopes, slopes) / s.r2**2
         if order == 2:
@@ -284,7 +308,9 @@ class Derivatives:
         if g == h == first:
             k, K = len(self.K), self.K
             b = np.concatenate([[cp.rest.dense(u) for u in self.b_rest], self.b_X], axis=1)
-            B = np.einsum("acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True)
+            B = np.einsum(
+                "acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True
+            )
             GJ = np.array([[self.G @ self.J[a, b] for b in range(k)] for a in range(k)])
             cross = np.einsum("abl,cdl->abcd", K, B)
             between = np.einsum("bdst,cats->abcd", GJ, GJ, optimize=True)

@@ -15,10 +15,11 @@ import numpy as np
 from scipy.linalg import blas
 
 from lmmlite import blocks
-from lmmlite.basis import CHUNK, Basis, FixedRows, Scaled, scaled
+from lmmlite.basis import Basis, FixedRows, Scaled, scaled
 from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
+
 
 @dataclass(frozen=True)
 class CrossProducts:
@@ -79,7 +80,9 @@ def crossproducts(design: Design) -> CrossProducts:
     """Sum the products of all columns of [Z X y] over the rows of a design."""
     made = templates(design)
     known: dict[int, tuple[float, float]] = {}
-    columns = [[c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))]
+    columns = [
+        [c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))
+    ]
     z_columns, Z_maps = zip(*(scaled(c, known) for c in columns), strict=True)
     own_maps = tuple(np.zeros_like(B) for B in Z_maps)
     for own, template, c in zip(own_maps, made, columns, strict=True):
@@ -96,14 +99,28 @@ def crossproducts(design: Design) -> CrossProducts:
     log_weights = 0.0 if design.weights is None else float(np.log(design.weights).sum())
     R, rest, Rd, W = sums.compressed()
     return CrossProducts(
-        design.n, Rd.shape[1] - 1, log_weights, fixed.basis, made, sizes, first, Z_maps, own_maps, R, rest, Rd, W
+        design.n,
+        Rd.shape[1] - 1,
+        log_weights,
+        fixed.basis,
+        made,
+        sizes,
+        first,
+        Z_maps,
+        own_maps,
+        R,
+        rest,
+        Rd,
+        W,
     )
 
 
 class _Sums:
     """Running sums of the products, level by level and pair of levels by pair of levels."""
 
-    def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int):
+    def __init__(
+        self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int
+    ):
         self._z, self._codes, self._sizes, self._first, self._d = z, codes, sizes, first, d
         self._others = [g for g in range(len(sizes)) if g != first]
         k = [len(c) for c in z]
@@ -155,7 +172,9 @@ class _Sums:
 
     def _rest_products(self) -> np.ndarray:
         """Z_rest'Z_rest, coefficients of one factor together, levels fastest."""
-        starts = dict(zip(self._others, np.cumsum([0, *(self._ZZ[g][:, 0].size for g in self._others)]), strict=False))
+        starts = dict(
+            zip(self._others, np.cumsum([0, *(self._ZZ[g][:, 0].size for g in self._others)]), strict=False)
+        )
         q = sum(self._ZZ[g][:, 0].size for g in self._others)
         A = np.zeros((q, q))
         for g in self._others:

@@ -7,8 +7,6 @@ the only thing ever done with all n rows is to sum their products.
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,11 +16,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lmmlite.formula import TRANSFORMS, Bar, Formula, check_expression, plain_terms
-from lmmlite.table import Levels, Table, as_column, levels_of, read_columns
+from lmmlite.expressions import NUMPY_FUNCTIONS, check_expression, plain_terms
+from lmmlite.formula import Bar, Formula
+from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, read_columns
 
 #: What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
-_CONTEXT = {name: getattr(np, name) for name in TRANSFORMS if hasattr(np, name)} | {"np": np}
+_CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Side:
             return column
         if not isinstance(column, pd.Categorical):
             raise ValueError(f"Column '{variable}' was a factor in the fit and is numeric here.")
+        if list(column.categories) == known:
+            return column
         new = column.set_categories(known)
         unseen = np.flatnonzero((new.codes < 0) & (column.codes >= 0))
         if unseen.size:
@@ -81,11 +82,17 @@ class Side:
 
 
 def _part(column: Any, level: int | None) -> np.ndarray:
-    return column if level is None else np.where(column.codes < 0, np.nan, column.codes == level)
+    if level is None:
+        return column
+    dummy = (column.codes == level).astype(np.float64)
+    missing = column.codes < 0
+    return np.where(missing, np.nan, dummy) if missing.any() else dummy
 
 
 def _product(parts: list[np.ndarray], n: int) -> np.ndarray:
-    return np.broadcast_to(1.0, n) if not parts else parts[0] if len(parts) == 1 else np.multiply.reduce(parts)
+    return (
+        np.broadcast_to(1.0, n) if not parts else parts[0] if len(parts) == 1 else np.multiply.reduce(parts)
+    )
 
 
 def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]:
@@ -95,13 +102,17 @@ def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]
     levels = {v: list(c.categories) for v, c in used.items() if isinstance(c, pd.Categorical)}
     alone = [v for v, known in levels.items() if len(known) < 2]
     if alone:
-        raise ValueError(f"The factor '{alone[0]}' has one level in the rows used, so it has no effect to estimate; drop it.")
+        raise ValueError(
+            f"The factor '{alone[0]}' has one level in the rows used, so it has no effect to estimate; drop it."
+        )
     plain = _plain_recipe(text, levels)
     if plain:
         side = Side(plain[0], variables, levels, plain[1])
         return side, side.columns(used, n)
     try:
-        made = formulaic.model_matrix(text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore")
+        made = formulaic.model_matrix(
+            text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore"
+        )
     except Exception as error:
         reason = str(error.__cause__ or error)
         raise ValueError(f"'{text}' cannot be evaluated on these data: {reason}") from error
@@ -110,7 +121,9 @@ def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]
     for name, column in zip(side.names, columns, strict=True):
         if not np.isfinite(column).all():
             row = int(np.flatnonzero(~np.isfinite(column))[0])
-            raise ValueError(f"'{name}' is not finite in row {row} of the rows used (a logarithm or root out of its range?).")
+            raise ValueError(
+                f"'{name}' is not finite in row {row} of the rows used (a logarithm or root out of its range?)."
+            )
     return side, columns
 
 
@@ -120,8 +133,9 @@ def _plain_recipe(text: str, levels: dict[str, list]) -> tuple[tuple[str, ...], 
     if plain is None:
         return None
     intercept, terms = plain
-    present = {frozenset(t) for t in terms} | ({frozenset()} if intercept else set())
-    names, recipe = ["Intercept"] * intercept, [()] * intercept
+    present: set[frozenset[str]] = {frozenset(t) for t in terms} | ({frozenset()} if intercept else set())
+    names = ["Intercept"] * intercept
+    recipe: list[tuple] = [()] * intercept
     for term in terms:
         if any(v in levels and frozenset(term) - {v} not in present for v in term):
             return None
@@ -215,7 +229,9 @@ class Design:
         k, levels = len(term.columns), self.groups[term.group]
         columns = (levels.codes.astype(np.int64) * k)[:, None] + np.arange(k)
         rows = np.arange(self.n + 1) * k
-        return sp.csr_array((np.column_stack(term.columns).ravel(), columns.ravel(), rows), (self.n, levels.size * k))
+        return sp.csr_array(
+            (np.column_stack(term.columns).ravel(), columns.ravel(), rows), (self.n, levels.size * k)
+        )
 
     @property
     def Z(self) -> sp.csr_array:
@@ -277,26 +293,44 @@ def build_design(formula: Formula, data: Any, *, weights: Any = None, offset: An
     w = _numbers(weights, "weights", table)
     if w is not None and (w <= 0).any():
         row = index[int(np.flatnonzero(w <= 0)[0])]
-        raise ValueError(f"Weights must be positive; row {row!r} has {w[w <= 0][0]:g}. Leave rows of weight zero out of the data.")
+        raise ValueError(
+            f"Weights must be positive; row {row!r} has {w[w <= 0][0]:g}. Leave rows of weight zero out of the data."
+        )
     return Design(
-        formula, y, fixed, x_columns, (), tuple(terms), groups, w, _numbers(offset, "offset", table), kept, index
+        formula,
+        y,
+        fixed,
+        x_columns,
+        (),
+        tuple(terms),
+        groups,
+        w,
+        _numbers(offset, "offset", table),
+        kept,
+        index,
     )
 
 
 def _expression_variables(formula: Formula) -> list[str]:
-    return [v for text in (formula.response, formula.fixed, *(b.terms for b in formula.bars)) for v in check_expression(text)]
+    return [
+        v
+        for text in (formula.response, formula.fixed, *(b.terms for b in formula.bars))
+        for v in check_expression(text)
+    ]
 
 
 def _as_series(given: Any, role: str, n: int) -> pd.Series:
     values = np.asarray(given)
     if values.shape != (n,):
-        raise ValueError(f"The {role} must be a column's name or {n} values, one for each row; they have shape {values.shape}.")
+        raise ValueError(
+            f"The {role} must be a column's name or {n} values, one for each row; they have shape {values.shape}."
+        )
     return pd.Series(values)
 
 
 def _keep(column: Any, kept: np.ndarray | None) -> Any:
     column = column if kept is None else column[kept]
-    return column.remove_unused_categories() if isinstance(column, pd.Categorical) else column
+    return drop_unused(column) if isinstance(column, pd.Categorical) else column
 
 
 def _numbers(given: Any, role: str, table: Table) -> np.ndarray | None:
@@ -312,8 +346,10 @@ def _response(formula: Formula, table: Table, n: int) -> np.ndarray:
     name = formula.response
     for v in check_expression(name):
         if isinstance(table[v], pd.Categorical):
-            raise ValueError(f"The response '{v}' is not numeric; a linear mixed model needs a number for each row.")
-    plain = table.get(name.strip("`"))
+            raise ValueError(
+                f"The response '{v}' is not numeric; a linear mixed model needs a number for each row."
+            )
+    plain: Any = table.get(name.strip("`"))
     if plain is None:
         _, columns = build_side(f"0 + {name}", table, n)
         if len(columns) != 1:
@@ -335,5 +371,3 @@ def _check_identified(bar: Bar, levels: int, k: int, n: int) -> None:
             f"{bar} has {levels} levels × {k} coefficients = {levels * k} random effects for {n} rows: their variances cannot "
             "be told from the residual variance. Use fewer random coefficients."
         )
-
-

@@ -47,7 +47,7 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
     out: list[np.ndarray] = [np.empty(0)] * len(cp.templates)
     for g, T in enumerate(factors(criterion, e.theta)):
         if g == cp.first:
-            RT = np.einsum("ijl,jm->iml", cp.R, s.T[g])
+            RT = np.einsum("ijl,jm->iml", cp.R, criterion.maps[g] @ T)
             M = blocks.matmul(RT, RT)
             M[np.arange(len(M)), np.arange(len(M))] += 1
             F = blocks.forward(blocks.cholesky(M), np.repeat(T.T[:, :, None], M.shape[2], axis=2))
@@ -56,7 +56,9 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
                 b = blocks.matmul(cp.rest.at(s.Z1), s.rest)
                 GG = s.scale(s.scale(np.pad(G, (0, cp.p)), True).T, True)[:q, :q]
                 dense = np.stack([cp.rest.dense(u) for u in b])
-                spread = np.einsum("aql,bql->abl", dense, np.einsum("qr,brl->bql", GG, dense, optimize=True), optimize=True)
+                spread = np.einsum(
+                    "aql,bql->abl", dense, np.einsum("qr,brl->bql", GG, dense, optimize=True), optimize=True
+                )
                 out_map = T @ T.T @ criterion.maps[g].T
                 C = C + np.einsum("ac,cdl,bd->abl", out_map, spread, out_map, optimize=True)
             out[g] = variance * C.transpose(2, 0, 1)

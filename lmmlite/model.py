@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,7 +61,9 @@ def lmer(
     return _fit(design, data, reml, names, start)
 
 
-def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None) -> MixedModel:
+def _fit(
+    design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None
+) -> MixedModel:
     cp = crossproducts(design)
     if len(cp.basis.kept) < len(design.x_columns):
         design = design.keep_columns(cp.basis.kept)
@@ -108,7 +111,6 @@ class MixedModel:
     data: Any
     columns: tuple[str | None, ...]
 
-    # -- what the fit is -------------------------------------------------------------------------------------------------
     @property
     def formula(self) -> str:
         return str(self.design.formula)
@@ -142,7 +144,6 @@ class MixedModel:
         """nobs − npar."""
         return self.nobs - self.npar
 
-    # -- variances -------------------------------------------------------------------------------------------------------
     @property
     def theta(self) -> np.ndarray:
         """Entries of the relative covariance factors, term after term in the order of the formula."""
@@ -165,34 +166,24 @@ class MixedModel:
     @cached_property
     def varcorr(self) -> pd.DataFrame:
         """Variances, covariances (``variance``), SDs and correlations (``sd_or_corr``) of the random terms, `Residual` last."""
-        rows: list[tuple] = []
-        for name, terms, cov in self._covariances():
-            sd = np.sqrt(np.diag(cov))
-            rows += [(name, term, "", cov[i, i], sd[i]) for i, term in enumerate(terms)]
-            for i in range(len(terms)):
-                for j in range(i + 1, len(terms)):
-                    product = sd[i] * sd[j]
-                    rows.append((name, terms[i], terms[j], cov[i, j], cov[i, j] / product if product else np.nan))
-        rows.append(("Residual", "", "", self.sigma**2, self.sigma))
-        return pd.DataFrame(rows, columns=["group", "term1", "term2", "variance", "sd_or_corr"])
+        return tidy.varcorr(self.covariances, self.sigma)
 
-    def _covariances(self) -> list[tuple[str, tuple[str, ...], np.ndarray]]:
-        """(name, coefficients, covariance) of each block of random effects; later blocks of a group are g.1, g.2, …"""
-        out = []
-        seen: dict[str, int] = {}
+    @cached_property
+    def covariances(self) -> list[tuple[str, tuple[str, ...], np.ndarray]]:
+        """(name, terms, covariance matrix) of each block of random effects; later blocks of a group are g.1, g.2, …"""
+        out: list[tuple[str, tuple[str, ...], np.ndarray]] = []
+        used: Counter[str] = Counter()
         for term, place in zip(self.design.terms, self._places, strict=True):
-            start = place.start
-            for size in term.sizes:
-                name = term.bar.group
-                number = seen[name] = seen.get(name, -1) + 1
-                T = self._T[term.group][start : start + size, start : start + size]
-                offset = start - place.start
-                label = f"{name}.{number}" if number else name
-                out.append((label, term.side.names[offset : offset + size], self.sigma**2 * T @ T.T))
-                start += size
+            T = self._T[term.group][place, place]
+            stops = np.cumsum(term.sizes)
+            for start, stop in zip(stops - term.sizes, stops, strict=True):
+                number = used[term.bar.group]
+                used[term.bar.group] += 1
+                block = T[start:stop, start:stop]
+                label = f"{term.bar.group}.{number}" if number else term.bar.group
+                out.append((label, term.side.names[start:stop], self.sigma**2 * block @ block.T))
         return out
 
-    # -- fixed effects ---------------------------------------------------------------------------------------------------
     @cached_property
     def fixef(self) -> pd.Series:
         """Estimates of the fixed effects, by term."""
@@ -213,7 +204,6 @@ class MixedModel:
         """Wald intervals of the fixed effects: estimate ± z · SE, columns ``lower`` and ``upper``."""
         return tidy.wald_interval(self.fixef, self.se, level)
 
-    # -- random effects --------------------------------------------------------------------------------------------------
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Conditional modes b̃ (BLUPs) of each grouping factor: levels × terms."""
         return self._by_group(self._b)
@@ -239,7 +229,6 @@ class MixedModel:
             out[group] = table
         return out
 
-    # -- likelihood ------------------------------------------------------------------------------------------------------
     @property
     def criterion(self) -> float:
         """The REML criterion or ML deviance that was minimised."""
@@ -265,7 +254,6 @@ class MixedModel:
         """−2 loglik + log(nobs) npar."""
         return self.criterion + float(np.log(self.nobs)) * self.npar
 
-    # -- rows ------------------------------------------------------------------------------------------------------------
     @cached_property
     def fitted(self) -> pd.Series:
         """Xβ̂ + Zb̃ + offset, for the rows used."""
@@ -317,14 +305,17 @@ class MixedModel:
         """Draw n new responses with new random effects and residuals: nobs × n."""
         return prediction.simulate(self, n, seed)
 
-    # -- other fits ------------------------------------------------------------------------------------------------------
     def refit(self, y: Any) -> MixedModel:
         """Fit the same model to another response: one value for each row used."""
         values = np.asarray(y, np.float64)
         if values.shape != (self.nobs,):
-            raise ValueError(f"The new response must have {self.nobs} values, one for each row used; it has shape {values.shape}.")
+            raise ValueError(
+                f"The new response must have {self.nobs} values, one for each row used; it has shape {values.shape}."
+            )
         if not np.isfinite(values).all():
-            raise ValueError(f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}.")
+            raise ValueError(
+                f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}."
+            )
         return _fit(replace(self.design, y=values), self.data, self.reml, self.columns)
 
     def refit_ml(self) -> MixedModel:
@@ -334,13 +325,17 @@ class MixedModel:
 
     def update(self, formula: str) -> MixedModel:
         """Fit a changed formula to the same data: ``.`` stands for the old response or terms, as in ``". ~ . - x"``."""
-        given = [name or array for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)]
+        given = [
+            name or array
+            for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)
+        ]
         if self.n_missing and any(isinstance(g, np.ndarray) for g in given):
-            raise ValueError("Rows were left out, so weights or offset given as an array no longer match: call lmer again.")
+            raise ValueError(
+                "Rows were left out, so weights or offset given as an array no longer match: call lmer again."
+            )
         text = update_formula(self.design.formula, formula)
         return lmer(text, self.data, reml=self.reml, weights=given[0], offset=given[1])
 
-    # -- tables ----------------------------------------------------------------------------------------------------------
     def summary(self) -> Summary:
         """The table of the fit, as text and HTML."""
         return Summary(self)
@@ -359,11 +354,6 @@ class MixedModel:
 
     def __repr__(self) -> str:
         return describe(self)
-
-    # -- shared pieces ---------------------------------------------------------------------------------------------------
-    @property
-    def offset_name(self) -> str | None:
-        return self.columns[1]
 
     @property
     def _at(self) -> Evaluation:

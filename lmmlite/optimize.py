@@ -8,7 +8,7 @@ block; where 𝒢 has a negative eigenvalue the search goes on along its eigenve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,9 @@ from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation, Solution
 
 _MAX_STEPS = 200
-_DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+_DECREMENT = (
+    1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+)
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
 _SMALL = 1e-3  # entries of a unitless T below which its column is tried at zero
 
@@ -31,9 +33,8 @@ class Optimum:
     ----------
     evaluation : Evaluation
         Of the criterion it was asked to minimise, at the final θ, with gradient.
-    trace : pandas.DataFrame
-        One row for each step: criterion, length of the gradient, Newton decrement, fraction of the step taken, θ (in the
-        columns' own units).
+    steps : tuple of dict
+        One for each evaluation of the search; see `trace`.
     message : str
         Why the search stopped.
     converged : bool
@@ -42,7 +43,7 @@ class Optimum:
     """
 
     evaluation: Evaluation
-    trace: pd.DataFrame
+    steps: tuple[dict, ...]
     message: str
     converged: bool
     singular: bool
@@ -50,6 +51,11 @@ class Optimum:
     @property
     def theta(self) -> np.ndarray:
         return self.evaluation.theta
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """The search: criterion, length of the gradient, Newton decrement, fraction of the step then taken, unitless θ."""
+        return pd.DataFrame(self.steps).rename_axis("step")
 
 
 def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
@@ -72,17 +78,21 @@ def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
         if escape is None:
             break
         best = escape
-    evaluation = criterion.evaluate(_in_units(criterion, best.theta), 1)
-    trace = pd.DataFrame(steps)
-    trace["theta"] = [_in_units(criterion, t) for t in trace["theta"]]
-    message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
-    return Optimum(evaluation, trace, message, converged, _singular(inside, best.theta))
+    message = (
+        "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
+    )
+    return Optimum(_in_users_units(criterion, best), tuple(steps), message, converged, _singular(inside, best.theta))
 
 
 def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
-    """Newton steps with floored eigenvalues, a cap on their length, and backtracking."""
+    """Newton steps with floored eigenvalues, a cap on their length, and backtracking.
+
+    The cheap average-information Hessian serves until a full step brings less than it should; from then on the exact one.
+    """
+    order, last = 1, np.inf
     for _ in range(_MAX_STEPS):
-        assert now.gradient is not None and now.hessian is not None
+        assert now.gradient is not None
+        assert now.hessian is not None
         values, vectors = eigh(now.hessian)
         size = np.abs(values)
         along = vectors.T @ now.gradient / np.maximum(size, max(1e-8 * size.max(), 1e-300))
@@ -99,10 +109,14 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
         )
         if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
             return now, True
+        if order == 1 and steps[-2:-1] and steps[-2]["fraction"] == 1 and decrement > last / 5:
+            order, now = 2, criterion.evaluate(now.theta, 2)
+            continue
+        last = decrement
         fraction = min(1.0, (1 + 2 * float(np.linalg.norm(now.theta))) / float(np.linalg.norm(step)))
         rounding = 1e-12 * (abs(now.value) + 1)
         while True:
-            new = criterion.evaluate(now.theta + fraction * step, 1)
+            new = criterion.evaluate(now.theta + fraction * step, order)
             if new.value <= now.value - 1e-4 * fraction * decrement + rounding:
                 break
             fraction /= 3
@@ -149,8 +163,13 @@ def _blockwise(
     return to_theta(criterion.cp.templates, factors)
 
 
-def _in_units(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
-    return _blockwise(criterion, theta, lambda T, B: canonical(np.linalg.solve(B, T)))
+def _in_users_units(criterion: Criterion, found: Evaluation) -> Evaluation:
+    """The evaluation of the unitless criterion as one of the criterion in the user's units, at the canonical θ."""
+    assert found.G is not None
+    theta = _blockwise(criterion, found.theta, lambda T, B: canonical(np.linalg.solve(B, T)))
+    G = tuple(B.T @ G @ B for B, G in zip(criterion.cp.own_maps, found.G, strict=True))
+    gradient = [2 * g @ t.factor(theta) for t, g in zip(criterion.cp.templates, G, strict=True)]
+    return replace(found, theta=theta, G=G, gradient=to_theta(criterion.cp.templates, gradient), hessian=None)
 
 
 def _unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:

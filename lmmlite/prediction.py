@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from lmmlite.table import Table, as_column, read_columns
+from lmmlite.table import Levels, Table, as_column, read_columns
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -47,43 +47,50 @@ def predict(
     chosen = _chosen_groups(fit, random)
     if new_levels not in ("error", "population"):
         raise ValueError(f"new_levels is 'error' or 'population', not {new_levels!r}.")
-    if new is None:
-        out = fitted(fit, random=False)
-        b = [b if levels.name in chosen else np.zeros_like(b) for b, levels in zip(fit._b, fit.design.groups, strict=True)]
-        return pd.Series(out + random_part(fit, b), fit.design.index, name="fit")
     design = fit.design
-    terms = [(t, place) for t, place in zip(design.terms, fit._places, strict=True) if design.groups[t.group].name in chosen]
-    needed = dict.fromkeys(v for side in (design.fixed, *(t.side for t, _ in terms)) for v in side.variables)
-    factors = dict.fromkeys(f for t, _ in terms for f in t.bar.factors)
-    if design.offset is not None:
-        offset = fit.offset_name if offset is None else offset
+    if new is None:
+        pairs = zip(fit._b, design.groups, strict=True)
+        effects = [b if levels.name in chosen else np.zeros_like(b) for b, levels in pairs]
+        return pd.Series(fitted(fit, random=False) + random_part(fit, effects), design.index, name="fit")
+
+    terms = [pair for pair in zip(design.terms, fit._places, strict=True) if pair[0].bar.group in chosen]
+    if design.offset is not None and offset is None:
+        offset = fit.columns[1]
         if offset is None:
-            raise ValueError("The model has an offset that was given as an array: give the offset of the new rows, too.")
-        needed |= {offset: None} if isinstance(offset, str) else {}
-    if not (needed or factors):
-        n, index = len(new), getattr(new, "index", None)
-    series = read_columns(new, [*needed, *factors]) if needed or factors else {}
-    if series:
-        first = next(iter(series.values()))
-        n, index = len(first), first.index
-    table: Table = {v: as_column(series[v], v)[0] for v in needed}
-    x = [c for c, name in zip(design.fixed.columns(table, n), design.fixed.names, strict=True) if name not in design.dropped]
-    out = _sum_columns(x, fit.fixef.to_numpy(), n)
+            raise ValueError(
+                "The model's offset was given as an array: give the offset of the new rows, too."
+            )
+    numbers = dict.fromkeys(v for side in (design.fixed, *(t.side for t, _ in terms)) for v in side.variables)
+    numbers |= {offset: None} if isinstance(offset, str) else {}
+    labels = dict.fromkeys(f for t, _ in terms for f in t.bar.factors)
+    series = read_columns(new, [*numbers, *labels]) if numbers or labels else {}
+    index = next(iter(series.values())).index if series else getattr(new, "index", pd.RangeIndex(len(new)))
+    n = len(index)
+    table: Table = {v: as_column(series[v], v)[0] for v in numbers}
+
+    columns = zip(design.fixed.columns(table, n), design.fixed.names, strict=True)
+    kept = [column for column, name in columns if name not in design.dropped]
+    out = _sum_columns(kept, fit.fixef.to_numpy(), n)
     if design.offset is not None:
         out += np.asarray(table[offset] if isinstance(offset, str) else offset, np.float64)
     for term, place in terms:
-        levels, b = design.groups[term.group], fit._b[term.group]
-        codes = levels.codes_of([series[f] for f in term.bar.factors])
-        unseen = np.flatnonzero(codes < 0)
-        if unseen.size and new_levels == "error":
-            label = ":".join(str(series[f].iloc[unseen[0]]) for f in term.bar.factors)
-            raise ValueError(
-                f"Group '{levels.name}' has the level '{label}' in row {unseen[0]}, which the fit has not seen. "
-                "new_levels='population' predicts such rows with a random effect of zero."
-            )
-        effects = np.where((codes < 0)[:, None], 0.0, b[codes][:, place])
-        out += _sum_columns(term.side.columns(table, n), effects, n)
+        codes = _codes(design.groups[term.group], [series[f] for f in term.bar.factors], new_levels)
+        effects_of_rows = np.where((codes < 0)[:, None], 0.0, fit._b[term.group][codes][:, place])
+        out += _sum_columns(term.side.columns(table, n), effects_of_rows, n)
     return pd.Series(out, index, name="fit")
+
+
+def _codes(levels: Levels, columns: list[pd.Series], new_levels: NewLevels) -> np.ndarray:
+    """Level codes of new rows, −1 for unseen ones where those are allowed."""
+    codes = levels.codes_of(columns)
+    unseen = np.flatnonzero(codes < 0)
+    if unseen.size and new_levels == "error":
+        label = ":".join(str(c.iloc[unseen[0]]) for c in columns)
+        raise ValueError(
+            f"Group '{levels.name}' has the level '{label}' in row {unseen[0]}, which the fit has not seen. "
+            "new_levels='population' predicts such rows with a random effect of zero."
+        )
+    return codes
 
 
 def _chosen_groups(fit: MixedModel, random: bool | Sequence[str]) -> set[str]:
@@ -106,6 +113,9 @@ def simulate(fit: MixedModel, n: int, seed: Any) -> pd.DataFrame:
     spread = fit.sigma if design.weights is None else fit.sigma / np.sqrt(design.weights)
     out = np.empty((design.n, n))
     for i in range(n):
-        b = [fit.sigma * rng.standard_normal((levels.size, len(T))) @ T.T for levels, T in zip(design.groups, fit._T, strict=True)]
+        b = [
+            fit.sigma * rng.standard_normal((levels.size, len(T))) @ T.T
+            for levels, T in zip(design.groups, fit._T, strict=True)
+        ]
         out[:, i] = mean + random_part(fit, b) + spread * rng.standard_normal(design.n)
     return pd.DataFrame(out, design.index, [f"sim_{i + 1}" for i in range(n)])

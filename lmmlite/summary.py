@@ -39,10 +39,11 @@ class Summary:
     def __init__(self, fit: MixedModel):
         self._fit = fit
         z = fit.fixef / fit.se
-        self.fixed = pd.DataFrame({"estimate": fit.fixef, "std_error": fit.se, "z": z, "p_value": 2 * norm.sf(np.abs(z))})
+        self.fixed = pd.DataFrame(
+            {"estimate": fit.fixef, "std_error": fit.se, "z": z, "p_value": 2 * norm.sf(np.abs(z))}
+        )
         self.random = _random_table(fit)
-        scale = fit.se.to_numpy()
-        self.correlation = fit.vcov / np.outer(scale, scale)
+        self.correlation: pd.DataFrame = fit.vcov.div(fit.se, axis=0).div(fit.se, axis=1)
 
     def _head(self) -> list[tuple[str, str]]:
         fit = self._fit
@@ -54,14 +55,25 @@ class Summary:
         else:
             parts = {"AIC": fit.aic, "BIC": fit.bic, "log-likelihood": fit.loglik, "deviance": fit.deviance}
             rows.append(("fit", ", ".join(f"{name} {value:.2f}" for name, value in parts.items())))
-        rows.append(("scaled residuals", "  ".join(f"{name} {v:.3f}" for name, v in zip(("min", "1Q", "median", "3Q", "max"), r))))
-        rows.append(("rows", f"{fit.nobs}{missing}; groups: " + ", ".join(f"{g} {n}" for g, n in fit.ngroups.items())))
+        rows.append(
+            (
+                "scaled residuals",
+                "  ".join(
+                    f"{name} {v:.3f}" for name, v in zip(("min", "1Q", "median", "3Q", "max"), r, strict=True)
+                ),
+            )
+        )
+        rows.append(
+            ("rows", f"{fit.nobs}{missing}; groups: " + ", ".join(f"{g} {n}" for g, n in fit.ngroups.items()))
+        )
         return rows
 
     def _notes(self) -> list[str]:
         fit, notes = self._fit, []
         if fit.design.dropped:
-            notes.append(f"Left out as linear combinations of earlier columns: {', '.join(fit.design.dropped)}.")
+            notes.append(
+                f"Left out as linear combinations of earlier columns: {', '.join(fit.design.dropped)}."
+            )
         if fit.is_singular:
             notes.append(
                 "The fit is singular: a random term has a direction of zero variance (a variance of 0 or a correlation of ±1), "
@@ -79,7 +91,7 @@ class Summary:
         fixed["estimate"], fixed["std_error"] = _digits(fixed["estimate"]), _digits(fixed["std_error"])
         fixed["z"], fixed["p_value"] = fixed["z"].map("{:.3f}".format), fixed["p_value"].map(_p_value)
         tables = [("Random effects", self.random), ("Fixed effects (Wald z)", fixed)]
-        if len(fixed) > 1:
+        if 1 < len(fixed) <= 6:  # a larger table hides more than it shows; it is in .correlation
             lower = self.correlation.map("{:.3f}".format).where(np.tri(len(fixed), k=-1, dtype=bool), "")
             tables.append(("Correlation of fixed effects", lower.iloc[1:, :-1]))
         return tables
@@ -96,32 +108,42 @@ class Summary:
     def _repr_html_(self) -> str:
         import html
 
-        head = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._head())
+        head = "".join(
+            f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._head()
+        )
         parts = [f'<div class="lmmlite-summary"><p><strong>{self._title()}</strong></p><table>{head}</table>']
         for title, table in self._tables():
-            parts.append(f"<p><strong>{title}</strong></p>{table.to_html(index=title != 'Random effects', border=0)}")
+            parts.append(
+                f"<p><strong>{title}</strong></p>{table.to_html(index=title != 'Random effects', border=0)}"
+            )
         parts += [f"<p>{html.escape(note)}</p>" for note in self._notes()]
         return "".join(parts) + "</div>"
 
 
 def _random_table(fit: MixedModel) -> pd.DataFrame:
     rows = []
-    width = max(len(terms) for _, terms, _ in fit._covariances())
-    for group, terms, cov in fit._covariances():
+    width = max(len(terms) for _, terms, _ in fit.covariances)
+    for group, terms, cov in fit.covariances:
         sd = np.sqrt(np.diag(cov))
         for i, term in enumerate(terms):
             products = sd[i] * sd[:i]
             corr = [f"{c / p:.3f}" if p else "nan" for c, p in zip(cov[i, :i], products, strict=True)]
             rows.append([group if i == 0 else "", term, cov[i, i], sd[i], *corr, *[""] * (width - 1 - i)])
     rows.append(["Residual", "", fit.sigma**2, fit.sigma, *[""] * (width - 1)])
-    table = pd.DataFrame(rows, columns=["group", "term", "variance", "sd", *["corr", *[""] * (width - 2)][: width - 1]])
+    table = pd.DataFrame(
+        rows, columns=["group", "term", "variance", "sd", *["corr", *[""] * (width - 2)][: width - 1]]
+    )
     table["variance"], table["sd"] = _digits(table["variance"]), _digits(table["sd"])
     return table
 
 
 def _digits(values: pd.Series) -> pd.Series:
     """Five significant digits each, never in exponent form for ordinary sizes."""
-    return values.map(lambda v: f"{v:.5g}" if v == 0 or 1e-4 <= abs(v) < 1e5 else f"{v:.4e}" if abs(v) < 1e-4 else f"{v:.1f}")
+    return values.map(
+        lambda v: (
+            f"{v:.5g}" if v == 0 or 1e-4 <= abs(v) < 1e5 else f"{v:.4e}" if abs(v) < 1e-4 else f"{v:.1f}"
+        )
+    )
 
 
 def _p_value(p: float) -> str:

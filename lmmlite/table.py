@@ -32,7 +32,9 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     columns = {}
     for name in names:
         if name not in present:
-            near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
+            near = difflib.get_close_matches(name, present, 1, 0.5) or [
+                p for p in present if p.lower() == name.lower()
+            ]
             hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
             raise ValueError(f"The data have no column '{name}'.{hint}")
         if present.count(name) > 1:
@@ -60,8 +62,8 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
         For infinite values, nothing but missing values, numbers stored as text or objects, dates and complex numbers.
     """
     dtype = series.dtype
-    if isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(dtype) or dtype == object:
-        if dtype == object and _looks_numeric(series):
+    if isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(dtype) or dtype.kind == "O":
+        if dtype.kind == "O" and _looks_numeric(series):
             raise ValueError(
                 f"Column '{name}' holds numbers but is stored as objects; convert it with pd.to_numeric, or with "
                 "astype(str) if the numbers are labels."
@@ -70,7 +72,9 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
         missing = np.asarray(factor.codes) < 0
         return factor, _checked(missing, name)
     if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
-        raise ValueError(f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first.")
+        raise ValueError(
+            f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first."
+        )
     if pd.api.types.is_complex_dtype(dtype):
         raise ValueError(f"Column '{name}' holds complex numbers.")
     numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -89,7 +93,11 @@ def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
 
 def _looks_numeric(series: pd.Series) -> bool:
     first = series.dropna().head(1)
-    return len(first) > 0 and isinstance(first.iloc[0], int | float | np.number) and not isinstance(first.iloc[0], bool)
+    return (
+        len(first) > 0
+        and isinstance(first.iloc[0], int | float | np.number)
+        and not isinstance(first.iloc[0], bool)
+    )
 
 
 class Levels:
@@ -104,7 +112,9 @@ class Levels:
         Number of levels that occur.
     """
 
-    def __init__(self, name: str, codes: np.ndarray, size: int, parts: tuple[tuple[np.ndarray, pd.Index], ...]):
+    def __init__(
+        self, name: str, codes: np.ndarray, size: int, parts: tuple[tuple[np.ndarray, pd.Index], ...]
+    ):
         self.name, self.codes, self.size, self._parts = name, codes, size, parts
 
     @cached_property
@@ -128,6 +138,12 @@ class Levels:
         return np.where(key[order][place] == code, order[place], -1)
 
 
+def drop_unused(factor: pd.Categorical) -> pd.Categorical:
+    """The factor without the categories that no row has."""
+    used = np.bincount(factor.codes[factor.codes >= 0], minlength=len(factor.categories)) > 0
+    return factor if used.all() else factor.set_categories(factor.categories[used])
+
+
 def levels_of(columns: dict[str, pd.Series], factors: tuple[str, ...], keep: np.ndarray | None) -> Levels:
     """The grouping factor made by one column or by the combinations of several that occur in the kept rows.
 
@@ -148,7 +164,9 @@ def levels_of(columns: dict[str, pd.Series], factors: tuple[str, ...], keep: np.
         labels.append(part_labels)
     name = ":".join(factors)
     if size < 2:
-        raise ValueError(f"The grouping factor '{name}' has one level: nothing varies between groups. Drop its random terms.")
+        raise ValueError(
+            f"The grouping factor '{name}' has one level: nothing varies between groups. Drop its random terms."
+        )
     return Levels(name, code.astype(np.int32, copy=False), size, tuple(zip(own, labels, strict=True)))
 
 

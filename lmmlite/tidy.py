@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,19 @@ def wald_interval(estimate: pd.Series, se: pd.Series, level: float) -> pd.DataFr
         raise ValueError(f"level must be between 0 and 1, not {level}.")
     half = norm.ppf((1 + level) / 2) * se
     return pd.DataFrame({"lower": estimate - half, "upper": estimate + half})
+
+
+def varcorr(covariances: list[tuple[str, tuple[str, ...], np.ndarray]], sigma: float) -> pd.DataFrame:
+    """Variances and SDs of each random term, then its covariances and correlations; `Residual` last."""
+    rows: list[tuple] = []
+    for name, terms, cov in covariances:
+        sd = np.sqrt(np.diag(cov))
+        rows += [(name, term, "", cov[i, i], sd[i]) for i, term in enumerate(terms)]
+        for i, j in itertools.combinations(range(len(terms)), 2):
+            product = sd[i] * sd[j]
+            rows.append((name, terms[i], terms[j], cov[i, j], cov[i, j] / product if product else np.nan))
+    rows.append(("Residual", "", "", sigma**2, sigma))
+    return pd.DataFrame(rows, columns=["group", "term1", "term2", "variance", "sd_or_corr"])
 
 
 def tidy(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
@@ -47,7 +61,9 @@ def tidy(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
         "sd__Observation" if group == "Residual" else f"cor__{a}.{b}" if b else f"sd__{a}"
         for group, a, b in zip(v["group"], v["term1"], v["term2"], strict=True)
     ]
-    random = pd.DataFrame({"effect": "ran_pars", "group": v["group"], "term": names, "estimate": v["sd_or_corr"]})
+    random = pd.DataFrame(
+        {"effect": "ran_pars", "group": v["group"], "term": names, "estimate": v["sd_or_corr"]}
+    )
     return pd.concat([fixed, random.reindex(columns=fixed.columns)], ignore_index=True)
 
 
@@ -60,6 +76,10 @@ def glance(fit: MixedModel) -> pd.DataFrame:
 def augment(fit: MixedModel) -> pd.DataFrame:
     """The rows used, with ``fitted``, ``fixed`` (population prediction) and ``resid``."""
     design = fit.design
-    data = fit.data if isinstance(fit.data, pd.DataFrame) else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
+    data = (
+        fit.data
+        if isinstance(fit.data, pd.DataFrame)
+        else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
+    )
     used = data if design.kept is None else data[design.kept]
     return used.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())
