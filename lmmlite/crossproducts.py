@@ -20,6 +20,9 @@ from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
 
+_SPARSE_COST = 150.0  # dense products that take as long as one product of sparse entries
+_SMALL = 10**6  # entries up to which dense is quicker whatever their number
+
 
 @dataclass(frozen=True)
 class CrossProducts:
@@ -209,8 +212,8 @@ class _Sums:
                 levels.append(level)
             start += len(total) * self._sizes[g]
         value, row, level = np.hstack(values), np.concatenate(rows), np.concatenate(levels)
-        sparse_work = 150.0 * (np.bincount(level, minlength=L) ** 2.0).sum()
-        if float(start) ** 2 * L <= sparse_work or start * L * k <= 10**6:
+        sparse_work = _SPARSE_COST * (np.bincount(level, minlength=L) ** 2.0).sum()
+        if float(start) ** 2 * L <= sparse_work or start * L * k <= _SMALL:
             dense = np.zeros((k, start, L))
             dense[:, row, level] = value
             return blocks.DenseRows(dense)

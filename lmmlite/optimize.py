@@ -21,6 +21,7 @@ _MAX_STEPS = 200
 _DECREMENT = (
     1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 )
+_SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
 _SMALL = 1e-3  # entries of a unitless T below which its column is tried at zero
 
@@ -87,7 +88,7 @@ def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
 def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
     """Newton steps with floored eigenvalues, a cap on their length, and backtracking.
 
-    The cheap average-information Hessian serves until a full step brings less than it should; from then on the exact one.
+    The cheap average-information Hessian serves until, near the optimum, a step brings less than it should; from then on the exact one.
     """
     order, last = 1, np.inf
     for _ in range(_MAX_STEPS):
@@ -103,13 +104,14 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
                 "criterion": now.value,
                 "gradient": float(np.linalg.norm(now.gradient)),
                 "decrement": decrement,
+                "hessian": "exact" if order == 2 else "average information",
                 "fraction": 0.0,
                 "theta": now.theta,
             }
         )
         if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
             return now, True
-        if order == 1 and steps[-2:-1] and steps[-2]["fraction"] == 1 and decrement > last / 5:
+        if order == 1 and last / _SLOW < decrement < 1:
             order, now = 2, criterion.evaluate(now.theta, 2)
             continue
         last = decrement
