@@ -7,7 +7,7 @@ block; where 𝒢 has a negative eigenvalue the search goes on along its eigenve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ _DECREMENT = (
 )
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
-_SMALL = 1e-3  # entries of a unitless T below which its column is tried at zero
+_SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,46 @@ def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
     """
     inside = criterion.unitless()
     theta = moments(criterion) if start is None else _unitless(criterion, start)
-    steps: list[dict] = []
-    best = inside.evaluate(theta, 1)
-    for _ in range(1 + 2 * inside.size):
-        best, converged = _newton(inside, best, steps)
-        best = _drop_columns(inside, best)
-        escape = _escape(inside, best)
-        if escape is None:
-            break
-        best = escape
+    best, converged, steps = _search(inside, theta)
+    for theta in _other_starts(inside, best.theta):
+        other = _search(inside, theta)
+        if other[0].value < best.value - _NO_WORSE:
+            best, converged, steps = other
     message = (
         "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
     )
-    return Optimum(_in_users_units(criterion, best), tuple(steps), message, converged, _singular(inside, best.theta))
+    singular = any((np.abs(np.diag(t.factor(best.theta))) < 1e-4).any() for t in inside.cp.templates)
+    return Optimum(_in_users_units(criterion, best), tuple(steps), message, converged, singular)
+
+
+def _search(criterion: Criterion, theta: np.ndarray) -> tuple[Evaluation, bool, list[dict]]:
+    """Newton from one start, until the optimality conditions hold at singular blocks, too."""
+    steps: list[dict] = []
+    escape: Evaluation | None = criterion.evaluate(theta, 1)
+    while escape is not None:
+        best, converged = _newton(criterion, escape, steps)
+        best = _reduce_rank(criterion, best, _NO_WORSE)
+        escape = _escape(criterion, best)
+    return best, converged, steps
+
+
+def _other_starts(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarray]:
+    """Second starts where one grouping factor has several terms whose columns are not orthogonal.
+
+    Terms such as (1 | g) + (0 + x | g) with x far from zero explain the same variation by one of them, by the other, or by two
+    large variances whose effects cancel at the mean of x: the criterion can have a minimum at each.
+    """
+    for t, M in zip(criterion.cp.templates, criterion.maps, strict=True):
+        if np.count_nonzero(M) == t.k:
+            continue
+        sizes = np.linalg.norm(t.factor(theta), axis=0)
+        largest = max(sizes.max(), 1.0)
+        shapes = [largest * np.linalg.norm(np.linalg.inv(M), axis=1)]
+        shapes += [np.where(np.arange(t.k) == j, largest, 0.1 * sizes) for j in np.flatnonzero(sizes == 0)]
+        for shape in shapes:
+            start, T = theta.copy(), np.diag(shape)
+            start[t.index] = T[t.rows, t.cols]
+            yield start
 
 
 def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
@@ -125,7 +152,7 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
             if fraction < 1e-10:
                 return now, decrement < 1e-6
         steps[-1]["fraction"] = fraction
-        now = new
+        now = _reduce_rank(criterion, new, 0.0, order) if decrement < 1 else new
         if now.solution.r2 < 1e-13 * criterion.cp.n:
             raise ValueError(
                 "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
@@ -178,20 +205,24 @@ def _unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
     return _blockwise(criterion, np.asarray(theta, np.float64), lambda T, B: canonical(B @ T))
 
 
-def _singular(criterion: Criterion, theta: np.ndarray) -> bool:
-    return any((np.abs(np.diag(t.factor(theta))) < 1e-4).any() for t in criterion.cp.templates)
+def _reduce_rank(criterion: Criterion, now: Evaluation, slack: float, order: int = 1) -> Evaluation:
+    """Leave out directions of nearly zero variance where that raises the criterion by no more than ``slack``.
 
-
-def _drop_columns(criterion: Criterion, now: Evaluation) -> Evaluation:
-    """Set columns of T that are nearly zero to zero where that does not raise the criterion."""
+    Newton would creep along the curved valley that ends in a singular T; on the valley's floor, with a column of zeros, it does
+    not.  `_escape` brings a direction back that is missed.
+    """
     for t in criterion.cp.templates:
-        T = t.factor(now.theta)
-        for j in np.flatnonzero(np.linalg.norm(T, axis=0) < _SMALL):
+        for start, stop in t.blocks:
+            own = slice(start, stop)
+            T = t.factor(now.theta)
+            U, sizes, _ = np.linalg.svd(T[own, own])
+            if not 0 < sizes[-1] < _SMALL:
+                continue
+            T[own, own] = canonical(U * np.where(sizes < 1.001 * sizes[-1], 0.0, sizes))
             theta = now.theta.copy()
-            theta[t.index[t.cols == j]] = 0
-            if (theta != now.theta).any():
-                new = criterion.evaluate(theta, 1)
-                now = new if new.value <= now.value + _NO_WORSE else now
+            theta[t.index] = T[t.rows, t.cols]
+            new = criterion.evaluate(theta, order)
+            now = new if new.value <= now.value + slack else now
     return now
 
 

@@ -205,4 +205,4 @@ def test_singular_optimum_is_an_optimum(name):
     for template, G in zip(templates, fit.optimum.evaluation.G, strict=True):
         for start, stop in template.blocks:
             values = eigvalsh(G[start:stop, start:stop])
-            assert values[0] >= -1e-5 * max(1.0, values[-1]), f"eigenvalues of 𝒢 {values}"
+            assert values[0] >= -1e-7 * fit.nobs, f"eigenvalues of 𝒢, a sum over rows: {values}"
