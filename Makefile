@@ -1,0 +1,61 @@
+# `make book` builds the book, `make test` checks library and book. Both create .venv when it is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+BIN := .venv/bin
+BOOKFLAGS ?=                    # e.g. BOOKFLAGS="-W --keep-going": warnings are errors
+PYTESTFLAGS ?=
+
+# What the pages are computed from besides their own text: a change here empties the execution cache, which does not notice it.
+SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookkit.py _config.yml
+
+# Two processes at a time are enough; the linear algebra in them shall not fight for the cores.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help book test test-pages notebooks reference bench lint clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.venv/installed: requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lmmlite needs Python 3.11 or newer: make PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt -e .
+	@touch $@
+
+_build/fresh: $(SOURCES) .venv/installed
+	@rm -rf _build
+	@mkdir -p _build
+	@touch $@
+
+book: .venv/installed _build/fresh  ## execute and build the book
+	$(BIN)/jupyter-book build . $(BOOKFLAGS)
+	@echo "Open $(CURDIR)/_build/html/index.html"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy lmmlite
+
+test: lint  ## lint, types, unit tests, and every output of every notebook
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-sanitize-with tests/nbval.cfg tests book $(PYTESTFLAGS)
+
+test-pages: .venv/installed  ## the built pages in headless Chromium (after `make book`)
+	$(BIN)/python -m pytest tests/pages $(PYTESTFLAGS)
+
+notebooks: .venv/installed  ## execute book/text/*.md into book/*.ipynb
+	$(BIN)/python tools/notebooks.py
+
+reference: .venv/installed  ## make tests/reference/*.json anew (needs R with lme4)
+	for script in tests/reference/*.R; do Rscript "$$script"; done
+
+bench: .venv/installed  ## time lmmlite against its peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what was built; the notebooks stay
+	rm -rf _build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

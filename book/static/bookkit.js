@@ -1,0 +1,35 @@
+// Behaviour of bookkit.py: fill-in checkpoints and figures with sliders. No network, no kernel; Vega is loaded only where a slider figure is.
+"use strict";
+(() => {
+  const here = document.currentScript.src.replace(/bookkit\.js.*$/, "");
+
+  for (const form of document.querySelectorAll("form.fill-in")) {
+    const { tol, replies } = JSON.parse(form.dataset.replies);
+    const status = form.querySelector("[role=status]");
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const typed = form.querySelector("input").value.trim().replace("−", "-").replace(",", ".");
+      const given = Number(typed);
+      const reply = replies.find((r) => Math.abs(r.value - given) <= tol);
+      const right = Boolean(reply && reply.right);
+      if (typed === "" || Number.isNaN(given)) status.textContent = "Type a number, such as 0.25.";
+      else if (reply) status.innerHTML = `<strong>${right ? "✓ Right." : "✗ Not quite."}</strong> ${reply.text}`;
+      else status.textContent = "✗ Not quite. Try again, or look at the answer below.";
+      status.className = right ? "right" : "wrong";
+      if (window.MathJax && MathJax.typesetPromise) MathJax.typesetPromise([status]);
+    });
+  }
+
+  const figures = [...document.querySelectorAll("figure.slider-figure")];
+  if (!figures.length) return;
+  const draw = (figure) => {
+    const spec = JSON.parse(figure.querySelector("script").textContent);
+    spec.config = { background: "white", font: "system-ui, sans-serif", axis: { labelFontSize: 12, titleFontSize: 13, grid: true, gridColor: "#E6E9EC" },
+      title: { anchor: "start", fontSize: 14 }, legend: { orient: "bottom", labelFontSize: 12, titleFontSize: 12 }, view: { stroke: null }, ...spec.config };
+    return vegaEmbed(figure.querySelector("div"), spec, { actions: false, renderer: "svg" }).then(({ view }) => { figure.vegaView = view; });
+  };
+  const script = document.createElement("script");
+  script.src = here + "vega/vega.js";
+  script.onload = () => figures.forEach(draw);
+  document.head.append(script);
+})();
