@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import blas, lapack
 
 from lmmlite import blocks
@@ -175,7 +176,14 @@ class Criterion:
             self.cp, self.reml, tuple(B @ inverse for B, inverse in zip(self.cp.Z_maps, own, strict=True))
         )
 
-    def evaluate(self, theta: np.ndarray, order: int = 0) -> Evaluation:
+    def checked(self, theta: ArrayLike) -> np.ndarray:
+        """θ as an array; ValueError where it has the wrong length or is not finite."""
+        array = np.asarray(theta, np.float64)
+        if array.shape != (self.size,) or not np.isfinite(array).all():
+            raise ValueError(f"theta must be {self.size} finite numbers, not {theta!r}.")
+        return array
+
+    def evaluate(self, theta: ArrayLike, order: int = 0) -> Evaluation:
         """Value (order 0), also the gradient and a Hessian for steps (1), or the exact Hessian (2).
 
         Raises
@@ -183,9 +191,7 @@ class Criterion:
         ValueError
             Where θ has the wrong length or is not finite.
         """
-        theta = np.asarray(theta, np.float64)
-        if theta.shape != (self.size,) or not np.isfinite(theta).all():
-            raise ValueError(f"theta must be {self.size} finite numbers, not {theta!r}.")
+        theta = self.checked(theta)
         T = [B @ t.factor(theta) for B, t in zip(self.maps, self.cp.templates, strict=True)]
         s = Solution(self.cp, T)
         value = s.log_V + self.reml * s.log_XVX + self.nu * np.log(s.r2) + self._constant

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from lmmlite.expressions import NUMPY_FUNCTIONS, check_expression, plain_terms
 from lmmlite.formula import Bar, Formula
-from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, read_columns
+from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, read_columns
 
 #: What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
 _CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
@@ -110,9 +110,10 @@ def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]
         side = Side(plain[0], variables, levels, plain[1])
         return side, side.columns(used, n)
     try:
-        made = formulaic.model_matrix(
-            text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore"
-        )
+        with np.errstate(all="ignore"):  # what is not finite is named below
+            made = formulaic.model_matrix(
+                text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore"
+            )
     except Exception as error:
         reason = str(error.__cause__ or error)
         raise ValueError(f"'{text}' cannot be evaluated on these data: {reason}") from error
@@ -256,67 +257,63 @@ def build_design(formula: Formula, data: Any, *, weights: Any = None, offset: An
     ValueError
         Naming the column, row, level or term that makes the model impossible.
     """
-    variables = dict.fromkeys([*formula.variables, *(v for v in (weights, offset) if isinstance(v, str))])
-    series = read_columns(data, variables)
-    n_all = len(next(iter(series.values())))
+    series, table, kept = _read(formula, data, weights, offset)
+    index = series[formula.variables[0]].index
+    index = index if kept is None else index[kept]
+    n = len(index)
+    y = _response(formula, table, n, series)
+    fixed, x_columns = build_side(formula.fixed, table, n)
+    names = list(dict.fromkeys(bar.factors for bar in formula.bars))
+    groups = tuple(levels_of(series, factors, kept) for factors in names)
+    terms: list[Term] = []
+    for bar in formula.bars:
+        group = names.index(bar.factors)
+        side, columns = build_side(bar.terms, table, n)
+        others = [name for t in terms if t.group == group for name in t.side.names]
+        _check_identified(bar, side.names, columns, others, groups[group].size, n)
+        terms.append(Term(bar, group, side, columns))
+    w = _numbers(weights, "weights", table)
+    if w is not None and (w <= 0).any():
+        bad = int(np.flatnonzero(w <= 0)[0])
+        raise ValueError(
+            f"Weights must be positive; row {index[bad]!r} has {w[bad]:g}. Leave rows of weight zero out of the data."
+        )
+    known = _numbers(offset, "offset", table)
+    return Design(formula, y, fixed, x_columns, (), tuple(terms), groups, w, known, kept, index)
+
+
+def _read(
+    formula: Formula, data: Any, weights: Any, offset: Any
+) -> tuple[dict[str, pd.Series], Table, np.ndarray | None]:
+    """The columns needed; those of the expressions as numbers or factors in the rows kept; and which rows those are."""
+    series = read_columns(
+        data, dict.fromkeys([*formula.variables, *(v for v in (weights, offset) if isinstance(v, str))])
+    )
+    n = len(next(iter(series.values())))
     for role, given in (("weights", weights), ("offset", offset)):
         if given is not None and not isinstance(given, str):
-            series[role + " argument"] = _as_series(given, role, n_all)
-    only_groups = {f for bar in formula.bars for f in bar.factors} - set(_expression_variables(formula))
+            series[_argument(role)] = _as_series(given, role, n)
+    expressions = (formula.response, formula.fixed, *(bar.terms for bar in formula.bars))
+    only_labels = {f for bar in formula.bars for f in bar.factors} - {
+        v for e in expressions for v in check_expression(e)
+    }
     full: Table = {}
-    kept = None
+    kept: np.ndarray | None = None
     for name, s in series.items():
-        if name in only_groups:
-            missing = s.isna().to_numpy() if s.dtype.kind not in "iub" else None
-            missing = missing if missing is not None and missing.any() else None
+        if name in only_labels:
+            missing = missing_labels(s, name)
         else:
             full[name], missing = as_column(s, name)
         if missing is not None:
             kept = ~missing if kept is None else kept & ~missing
     if kept is not None and not kept.any():
-        raise ValueError("Every row has a missing value in some column that the formula uses.")
-    table: Table = {name: _keep(c, kept) for name, c in full.items()}
-    index = series[next(iter(series))].index
-    index = index if kept is None else index[kept]
-    n = len(index)
-
-    y = _response(formula, table, n)
-    fixed, x_columns = build_side(formula.fixed, table, n)
-    names = list(dict.fromkeys(bar.factors for bar in formula.bars))
-    groups = tuple(levels_of(series, factors, kept) for factors in names)
-    terms = []
-    for bar in formula.bars:
-        group = names.index(bar.factors)
-        side, columns = build_side(bar.terms, table, n)
-        _check_identified(bar, groups[group].size, len(columns), n)
-        terms.append(Term(bar, group, side, columns))
-    w = _numbers(weights, "weights", table)
-    if w is not None and (w <= 0).any():
-        row = index[int(np.flatnonzero(w <= 0)[0])]
-        raise ValueError(
-            f"Weights must be positive; row {row!r} has {w[w <= 0][0]:g}. Leave rows of weight zero out of the data."
-        )
-    return Design(
-        formula,
-        y,
-        fixed,
-        x_columns,
-        (),
-        tuple(terms),
-        groups,
-        w,
-        _numbers(offset, "offset", table),
-        kept,
-        index,
-    )
+        raise ValueError("Every row has a missing value in some column that the model uses.")
+    return series, {name: _keep(column, kept) for name, column in full.items()}, kept
 
 
-def _expression_variables(formula: Formula) -> list[str]:
-    return [
-        v
-        for text in (formula.response, formula.fixed, *(b.terms for b in formula.bars))
-        for v in check_expression(text)
-    ]
+def _argument(role: str) -> str:
+    """The name under which weights or offset given as an array stand among the columns."""
+    return f"{role} (argument)"
 
 
 def _as_series(given: Any, role: str, n: int) -> pd.Series:
@@ -336,18 +333,23 @@ def _keep(column: Any, kept: np.ndarray | None) -> Any:
 def _numbers(given: Any, role: str, table: Table) -> np.ndarray | None:
     if given is None:
         return None
-    values = table[given if isinstance(given, str) else role + " argument"]
+    values = table[given if isinstance(given, str) else _argument(role)]
     if isinstance(values, pd.Categorical):
         raise ValueError(f"The {role} must be numbers.")
     return values
 
 
-def _response(formula: Formula, table: Table, n: int) -> np.ndarray:
+def _response(formula: Formula, table: Table, n: int, series: dict[str, pd.Series]) -> np.ndarray:
     name = formula.response
     for v in check_expression(name):
         if isinstance(table[v], pd.Categorical):
             raise ValueError(
                 f"The response '{v}' is not numeric; a linear mixed model needs a number for each row."
+            )
+        if pd.api.types.is_bool_dtype(series[v].dtype):
+            raise ValueError(
+                f"The response '{v}' is true or false, which a linear mixed model does not describe; a logistic one does. "
+                "Convert it with astype(float) if a linear probability model is meant."
             )
     plain: Any = table.get(name.strip("`"))
     if plain is None:
@@ -360,14 +362,28 @@ def _response(formula: Formula, table: Table, n: int) -> np.ndarray:
     return plain
 
 
-def _check_identified(bar: Bar, levels: int, k: int, n: int) -> None:
+def _check_identified(
+    bar: Bar, names: tuple[str, ...], columns: list[np.ndarray], others: list[str], levels: int, n: int
+) -> None:
+    """Raise ValueError for a random term whose variances the data could never tell apart, whatever their values."""
     if levels >= n:
         raise ValueError(
             f"The grouping factor '{bar.group}' has {levels} levels for {n} rows, one for each: its random effects cannot be "
             "told from the residuals, so neither variance is identified. Group rows that belong together."
         )
-    if levels * k >= n:
+    if levels * len(names) >= n:
         raise ValueError(
-            f"{bar} has {levels} levels × {k} coefficients = {levels * k} random effects for {n} rows: their variances cannot "
-            "be told from the residual variance. Use fewer random coefficients."
+            f"{bar} has {levels} levels × {len(names)} coefficients = {levels * len(names)} random effects for {n} rows: their "
+            "variances cannot be told from the residual variance. Use fewer random coefficients."
         )
+    twice = next((name for name in names if name in others), None)
+    if twice:
+        raise ValueError(
+            f"The coefficient '{twice}' varies over '{bar.group}' in two terms, whose variances cannot be told apart. "
+            f"Write it once: (x | {bar.group}) already has a random intercept, (0 + x | {bar.group}) has none."
+        )
+    for name, column in zip(names, columns, strict=True):
+        if column.strides != (0,) and column[0] == column[-1] and np.ptp(column) == 0:
+            raise ValueError(
+                f"'{name}' in {bar} has the same value in every row, so its effect cannot vary between groups."
+            )

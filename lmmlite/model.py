@@ -75,7 +75,7 @@ def _fit(
     if cp.n - cp.p < 1:
         raise ValueError(f"{cp.n} rows cannot estimate {cp.p} fixed effects and a residual variance.")
     criterion = Criterion(cp, reml)
-    optimum = minimize(criterion, None if start is None else np.asarray(start, np.float64))
+    optimum = minimize(criterion, start)
     if not optimum.converged:
         warnings.warn(
             f"The search for the variances did not converge ({optimum.message}): the estimates are not the optimum. "

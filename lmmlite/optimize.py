@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from lmmlite.covariance import canonical, to_theta
@@ -59,7 +60,7 @@ class Optimum:
         return pd.DataFrame(self.steps).rename_axis("step")
 
 
-def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
+def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
     """Minimise a criterion over θ.
 
     Parameters
@@ -69,7 +70,7 @@ def minimize(criterion: Criterion, start: np.ndarray | None = None) -> Optimum:
         By default method-of-moments variances.
     """
     inside = criterion.unitless()
-    theta = moments(criterion) if start is None else _unitless(criterion, start)
+    theta = moments(criterion) if start is None else _unitless(criterion, criterion.checked(start))
     best, converged, steps = _search(inside, theta)
     for theta in _other_starts(inside, best.theta):
         other = _search(inside, theta)
@@ -202,7 +203,7 @@ def _in_users_units(criterion: Criterion, found: Evaluation) -> Evaluation:
 
 
 def _unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
-    return _blockwise(criterion, np.asarray(theta, np.float64), lambda T, B: canonical(B @ T))
+    return _blockwise(criterion, theta, lambda T, B: canonical(B @ T))
 
 
 def _reduce_rank(criterion: Criterion, now: Evaluation, slack: float, order: int = 1) -> Evaluation:

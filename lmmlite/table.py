@@ -85,6 +85,12 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
     return numbers, _checked(np.isnan(numbers), name)
 
 
+def missing_labels(series: pd.Series, name: str) -> np.ndarray | None:
+    """Mask of the missing values of a column that only labels groups, None where there are none."""
+    plain = isinstance(series.dtype, np.dtype) and series.dtype.kind in "iub"
+    return None if plain else _checked(series.isna().to_numpy(), name)
+
+
 def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
     if missing.all():
         raise ValueError(f"Every value of column '{name}' is missing.")
