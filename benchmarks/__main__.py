@@ -179,9 +179,7 @@ def plot(table: pd.DataFrame) -> None:
 
 def machine() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     packages = {p: version(p) for p in ("numpy", "scipy", "pandas", "formulaic", "glmm", "statsmodels")}
     return {
         "cpu": cpu,

@@ -29,9 +29,7 @@ def growth(n_children: int = 500, visits: int = 8) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     child, t = np.repeat(np.arange(n_children), visits), np.tile(np.arange(float(visits)), n_children)
     b = rng.normal(size=(n_children, 2)) * [1.0, 0.3]
-    return pd.DataFrame(
-        {"id": child, "t": t, "y": 10 + t + b[child, 0] + b[child, 1] * t + rng.normal(size=len(t))}
-    )
+    return pd.DataFrame({"id": child, "t": t, "y": 10 + t + b[child, 0] + b[child, 1] * t + rng.normal(size=len(t))})
 
 
 def maximal(subjects: int = 56, items: int = 32) -> pd.DataFrame:
@@ -90,9 +88,7 @@ CASES = [
         "y ~ A + B + C + (A + B + C | subject) + (A + B + C | item)",
         5,
     ),
-    Case(
-        "insteval, 73,421 rows", lambda: load_dataset("insteval"), "y ~ 1 + (1 | s) + (1 | d) + (1 | dept)", 5
-    ),
+    Case("insteval, 73,421 rows", lambda: load_dataset("insteval"), "y ~ 1 + (1 | s) + (1 | d) + (1 | dept)", 5),
     Case("random slopes, 1e6 rows", slopes, "y ~ x + (x | g)", 5),
     Case("issue 9097, 1e6 rows", two_factors, "value ~ one + two + x + (1 | unit)", 5),
 ]

@@ -11,9 +11,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 CHUNK = 1 << 15  # rows handled at a time: small enough for the cache
-_ILL_CONDITIONED = (
-    1e-7  # squared sine between a column of X and those before it, below which products lose too much
-)
+_ILL_CONDITIONED = 1e-7  # squared sine between a column of X and those before it, below which products lose too much
 _DEPENDENT = 1e-9  # sine below which a column of X counts as a combination of those before it
 
 
@@ -56,13 +54,7 @@ def scaled(
     made = []
     for j, (column, (mean, sd)) in enumerate(zip(columns, moments, strict=True)):
         centre = mean if constant is not None and sd > 0 else 0.0
-        scale = (
-            sd
-            if constant is not None and sd > 0
-            else mean
-            if j == constant
-            else float(np.hypot(mean, sd)) or 1.0
-        )
+        scale = sd if constant is not None and sd > 0 else mean if j == constant else float(np.hypot(mean, sd)) or 1.0
         if centre:
             B[constant, j] = centre
         B[j, j] = scale
@@ -122,9 +114,7 @@ class FixedRows:
             squares = sum(float(e @ e) for s in self.starts() for e in [self.rows(s, 1.0)[-1]])
         size = np.sqrt(squares / self.n)
         if size <= 1e-14:
-            raise ValueError(
-                "The fixed effects reproduce the response exactly: no variance is left to divide."
-            )
+            raise ValueError("The fixed effects reproduce the response exactly: no variance is left to divide.")
         self._size = float(size)
         B = B[np.ix_(kept, kept)]
         beta = np.linalg.solve(B, coefficients) * self._y.scale
@@ -166,9 +156,7 @@ class FixedRows:
             block = np.vstack(self._raw(start, every))
             gram += blas.dgemm(1.0, block.T, block.T, trans_a=True)
         sizes = np.sqrt(np.diag(gram)) + (np.diag(gram) == 0)
-        R, failed = (
-            lapack.dpotrf(gram[:p, :p] / np.outer(sizes[:p], sizes[:p])) if p else (np.zeros((0, 0)), 0)
-        )
+        R, failed = lapack.dpotrf(gram[:p, :p] / np.outer(sizes[:p], sizes[:p])) if p else (np.zeros((0, 0)), 0)
         if not failed and (np.diag(R) ** 2 > _ILL_CONDITIONED).all():
             R = np.triu(R) * sizes[:p]
             right = np.linalg.solve(R.T, gram[:p, p])

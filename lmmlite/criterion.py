@@ -71,9 +71,7 @@ class Solution:
         if failed:
             raise FloatingPointError("The normal equations are not positive definite at this theta.")
         half = lapack.dtrtrs(self.L, self.scale(S[:c, c]), lower=1)[0] if c else np.empty(0)
-        self.coefficients = self.scale(
-            lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True
-        )
+        self.coefficients = self.scale(lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True)
         # 4. the parts of the criterion
         self.r2 = float(S[c, c] - half @ half)
         pivots = np.log(np.diag(self.L))
@@ -108,10 +106,7 @@ class Solution:
         cp, c, q = self.cp, len(self.coefficients), self.cp.rest.q
         b, beta = self.coefficients[:q], self.coefficients[q:]
         e = np.stack(
-            [
-                d[-1] - beta @ d[:-1] - cp.rest.apply(u, b[None])[0]
-                for u, d in zip(self.rest, self.d, strict=True)
-            ]
+            [d[-1] - beta @ d[:-1] - cp.rest.apply(u, b[None])[0] for u, d in zip(self.rest, self.d, strict=True)]
         )
         of_rest = self.S[:q, c] - self.S[:q, :c] @ self.coefficients
         w = {g: of_rest[place].reshape(len(self.T[g]), -1) for g, place in cp.others}
@@ -172,9 +167,7 @@ class Criterion:
     def unitless(self) -> Criterion:
         """The same criterion as a function of a θ for centred and scaled columns: what the optimiser works with."""
         own = (np.linalg.inv(B) for B in self.cp.own_maps)
-        return Criterion(
-            self.cp, self.reml, tuple(B @ inverse for B, inverse in zip(self.cp.Z_maps, own, strict=True))
-        )
+        return Criterion(self.cp, self.reml, tuple(B @ inverse for B, inverse in zip(self.cp.Z_maps, own, strict=True)))
 
     def checked(self, theta: ArrayLike) -> np.ndarray:
         """θ as an array; ValueError where it has the wrong length or is not finite."""
@@ -240,9 +233,7 @@ class Derivatives:
         cp, s, q = self.cp, self.s, self.cp.rest.q
         N = [self.K.sum(axis=2)] * len(s.T)
         k = len(self.K)
-        N[cp.first] = N[cp.first] - np.array(
-            [[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)]
-        )
+        N[cp.first] = N[cp.first] - np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
             T, shape = s.T[g], (len(s.T[g]), cp.sizes[g], -1)
@@ -260,19 +251,14 @@ class Derivatives:
         """Gather the derivatives for all entries of θ."""
         cp, criterion, s = self.cp, self.criterion, self.s
         ratio, m = criterion.nu / s.r2, len(theta)
-        G = tuple(
-            B.T @ (N - ratio * ww) @ B
-            for B, N, ww in zip(criterion.maps, self.traces(), self.ww, strict=True)
-        )
+        G = tuple(B.T @ (N - ratio * ww) @ B for B, N, ww in zip(criterion.maps, self.traces(), self.ww, strict=True))
         D, gradient, curvature, slopes = [], np.empty(m), np.zeros((m, m)), np.empty(m)
         for g, t in enumerate(cp.templates):
             T, E = t.factor(theta), t.directions()
             half = criterion.maps[g] @ E @ s.T[g].T
             D.append(half + half.swapaxes(1, 2))
             gradient[t.index] = 2 * (G[g] @ T)[t.rows, t.cols]
-            curvature[np.ix_(t.index, t.index)] = (
-                2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
-            )
+            curvature[np.ix_(t.index, t.index)] = 2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
             slopes[t.index] = np.einsum("iab,ab->i", D[g], self.ww[g])  # y'PVᵢPy
         observed = ratio * self.quadratic(D) - criterion.nu * np.outer(slopes, slopes) / s.r2**2
         if order == 2:
@@ -314,9 +300,7 @@ class Derivatives:
         if g == h == first:
             k, K = len(self.K), self.K
             b = np.concatenate([[cp.rest.dense(u) for u in self.b_rest], self.b_X], axis=1)
-            B = np.einsum(
-                "acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True
-            )
+            B = np.einsum("acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True)
             GJ = np.array([[self.G @ self.J[a, b] for b in range(k)] for a in range(k)])
             cross = np.einsum("abl,cdl->abcd", K, B)
             between = np.einsum("bdst,cats->abcd", GJ, GJ, optimize=True)

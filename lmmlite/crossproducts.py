@@ -83,9 +83,7 @@ def crossproducts(design: Design) -> CrossProducts:
     """Sum the products of all columns of [Z X y] over the rows of a design."""
     made = templates(design)
     known: dict[int, tuple[float, float]] = {}
-    columns = [
-        [c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))
-    ]
+    columns = [[c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))]
     z_columns, Z_maps = zip(*(scaled(c, known) for c in columns), strict=True)
     own_maps = tuple(np.zeros_like(B) for B in Z_maps)
     for own, template, c in zip(own_maps, made, columns, strict=True):
@@ -121,9 +119,7 @@ def crossproducts(design: Design) -> CrossProducts:
 class _Sums:
     """Running sums of the products, level by level and pair of levels by pair of levels."""
 
-    def __init__(
-        self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int
-    ):
+    def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int):
         self._z, self._codes, self._sizes, self._first, self._d = z, codes, sizes, first, d
         self._others = [g for g in range(len(sizes)) if g != first]
         k = [len(c) for c in z]
@@ -175,9 +171,7 @@ class _Sums:
 
     def _rest_products(self) -> np.ndarray:
         """Z_rest'Z_rest, coefficients of one factor together, levels fastest."""
-        starts = dict(
-            zip(self._others, np.cumsum([0, *(self._ZZ[g][:, 0].size for g in self._others)]), strict=False)
-        )
+        starts = dict(zip(self._others, np.cumsum([0, *(self._ZZ[g][:, 0].size for g in self._others)]), strict=False))
         q = sum(self._ZZ[g][:, 0].size for g in self._others)
         A = np.zeros((q, q))
         for g in self._others:

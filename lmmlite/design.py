@@ -90,9 +90,7 @@ def _part(column: Any, level: int | None) -> np.ndarray:
 
 
 def _product(parts: list[np.ndarray], n: int) -> np.ndarray:
-    return (
-        np.broadcast_to(1.0, n) if not parts else parts[0] if len(parts) == 1 else np.multiply.reduce(parts)
-    )
+    return np.broadcast_to(1.0, n) if not parts else parts[0] if len(parts) == 1 else np.multiply.reduce(parts)
 
 
 def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]:
@@ -230,9 +228,7 @@ class Design:
         k, levels = len(term.columns), self.groups[term.group]
         columns = (levels.codes.astype(np.int64) * k)[:, None] + np.arange(k)
         rows = np.arange(self.n + 1) * k
-        return sp.csr_array(
-            (np.column_stack(term.columns).ravel(), columns.ravel(), rows), (self.n, levels.size * k)
-        )
+        return sp.csr_array((np.column_stack(term.columns).ravel(), columns.ravel(), rows), (self.n, levels.size * k))
 
     @property
     def Z(self) -> sp.csr_array:
@@ -343,9 +339,7 @@ def _response(formula: Formula, table: Table, n: int, series: dict[str, pd.Serie
     name = formula.response
     for v in check_expression(name):
         if isinstance(table[v], pd.Categorical):
-            raise ValueError(
-                f"The response '{v}' is not numeric; a linear mixed model needs a number for each row."
-            )
+            raise ValueError(f"The response '{v}' is not numeric; a linear mixed model needs a number for each row.")
         if pd.api.types.is_bool_dtype(series[v].dtype):
             raise ValueError(
                 f"The response '{v}' is true or false, which a linear mixed model does not describe; a logistic one does. "

@@ -144,9 +144,7 @@ def check_expression(text: str) -> list[str]:
                 raise FormulaError("Outside I(…) a number can only be 0 or 1 (the intercept).", text, t.start)
         elif t.kind == "string" or t.text not in ("+", "-", "*", "/", ":", "**", "^", "(", ")"):
             hint = (
-                "'.' stands for the old terms, in update() only"
-                if t.text == "."
-                else f"{t.text!r} cannot stand here"
+                "'.' stands for the old terms, in update() only" if t.text == "." else f"{t.text!r} cannot stand here"
             )
             raise FormulaError(f"{hint}.", text, t.start)
         elif not operand and t.text not in ("(", "+", "-"):
@@ -168,9 +166,7 @@ def _check_call(tokens: list[Token], text: str) -> list[str]:
     start = tokens[0].start
     caret = next((t for t in tokens if t.text == "^"), None)
     if caret:
-        raise FormulaError(
-            "'^' inside a call is Python's exclusive or: write '**' for a power.", text, caret.start
-        )
+        raise FormulaError("'^' inside a call is Python's exclusive or: write '**' for a power.", text, caret.start)
     quoted = {f"_column{i}_": t.text.strip("`") for i, t in enumerate(tokens) if t.kind == "quoted"}
     words = [f"_column{i}_" if t.kind == "quoted" else t.text for i, t in enumerate(tokens)]
     try:
@@ -242,9 +238,7 @@ def plain_terms(text: str) -> tuple[bool, list[tuple[str, ...]]] | None:
             continue
         if "0" in words or "1" in words:
             return None
-        products = [
-            [w for w in part if w != ":"] for star, part in itertools.groupby(words, "*".__eq__) if not star
-        ]
+        products = [[w for w in part if w != ":"] for star, part in itertools.groupby(words, "*".__eq__) if not star]
         for size in range(1, len(products) + 1):
             for chosen in itertools.combinations(products, size):
                 term = tuple(dict.fromkeys(itertools.chain(*chosen)))

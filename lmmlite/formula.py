@@ -92,9 +92,7 @@ def parse_formula(text: str) -> Formula:
         else:
             stray = next((t for t in term if t.text in ("|", "||")), None)
             if stray:
-                raise FormulaError(
-                    "A random term must stand in parentheses of its own: (1 | g).", text, stray.start
-                )
+                raise FormulaError("A random term must stand in parentheses of its own: (1 | g).", text, stray.start)
             fixed += ([sign] if sign is not None and (fixed or sign.text == "-") else []) + term
     if not bars:
         raise FormulaError(
@@ -105,9 +103,7 @@ def parse_formula(text: str) -> Formula:
         )
     fixed_text = source(fixed, text) or "1"
     variables = dict.fromkeys(
-        itertools.chain(
-            check_expression(source(left, text)), check_expression(fixed_text), *map(_bar_names, bars)
-        )
+        itertools.chain(check_expression(source(left, text)), check_expression(fixed_text), *map(_bar_names, bars))
     )
     if not check_expression(source(left, text)):
         raise FormulaError("The response names no column.", text, 0)
@@ -135,9 +131,7 @@ def update_formula(old: Formula, change: str) -> str:
         elif _is_bar(term) and minus:
             for bar in _bars(term, change):
                 if bar not in bars:
-                    raise FormulaError(
-                        f"The model has no random term {bar} to take out.", change, term[0].start
-                    )
+                    raise FormulaError(f"The model has no random term {bar} to take out.", change, term[0].start)
                 bars.remove(bar)
         elif _is_bar(term):
             bars += [bar for bar in _bars(term, change) if bar not in bars]
@@ -174,9 +168,7 @@ def _is_bar(term: list[Token]) -> bool:
     if not term or term[0].text != "(" or term[-1].text != ")":
         return False
     depths = list(itertools.accumulate((t.text == "(") - (t.text == ")") for t in term))
-    return min(depths[:-1]) == 1 and any(
-        d == 1 and t.text in ("|", "||") for d, t in zip(depths, term, strict=True)
-    )
+    return min(depths[:-1]) == 1 and any(d == 1 and t.text in ("|", "||") for d, t in zip(depths, term, strict=True))
 
 
 def _bars(term: list[Token], text: str) -> list[Bar]:
@@ -187,9 +179,7 @@ def _bars(term: list[Token], text: str) -> list[Bar]:
         raise FormulaError("A random term has one bar.", text, inside[where[1]].start)
     left, bar, right = inside[: where[0]], inside[where[0]], inside[where[0] + 1 :]
     if not left:
-        raise FormulaError(
-            "What varies is missing before the bar: (1 | g) for an intercept.", text, bar.start
-        )
+        raise FormulaError("What varies is missing before the bar: (1 | g) for an intercept.", text, bar.start)
     chain: list[list[str]] = [[]]
     for i, t in enumerate(right):
         if i % 2 == 0 and t.kind in ("name", "quoted"):

@@ -61,9 +61,7 @@ def lmer(
     return _fit(design, data, reml, names, start)
 
 
-def _fit(
-    design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None
-) -> MixedModel:
+def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None) -> MixedModel:
     cp = crossproducts(design)
     if len(cp.basis.kept) < len(design.x_columns):
         design = design.keep_columns(cp.basis.kept)
@@ -313,9 +311,7 @@ class MixedModel:
                 f"The new response must have {self.nobs} values, one for each row used; it has shape {values.shape}."
             )
         if not np.isfinite(values).all():
-            raise ValueError(
-                f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}."
-            )
+            raise ValueError(f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}.")
         return _fit(replace(self.design, y=values), self.data, self.reml, self.columns)
 
     def refit_ml(self) -> MixedModel:
@@ -326,8 +322,7 @@ class MixedModel:
     def update(self, formula: str) -> MixedModel:
         """Fit a changed formula to the same data: ``.`` stands for the old response or terms, as in ``". ~ . - x"``."""
         given = [
-            name or array
-            for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)
+            name or array for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)
         ]
         if self.n_missing and any(isinstance(g, np.ndarray) for g in given):
             raise ValueError(

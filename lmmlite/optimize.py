@@ -19,9 +19,7 @@ from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation, Solution
 
 _MAX_STEPS = 200
-_DECREMENT = (
-    1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
-)
+_DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
@@ -76,9 +74,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
         other = _search(inside, theta)
         if other[0].value < best.value - _NO_WORSE:
             best, converged, steps = other
-    message = (
-        "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
-    )
+    message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
     singular = any((np.abs(np.diag(t.factor(best.theta))) < 1e-4).any() for t in inside.cp.templates)
     return Optimum(_in_users_units(criterion, best), tuple(steps), message, converged, singular)
 

@@ -57,9 +57,7 @@ def predict(
     if design.offset is not None and offset is None:
         offset = fit.columns[1]
         if offset is None:
-            raise ValueError(
-                "The model's offset was given as an array: give the offset of the new rows, too."
-            )
+            raise ValueError("The model's offset was given as an array: give the offset of the new rows, too.")
     numbers = dict.fromkeys(v for side in (design.fixed, *(t.side for t, _ in terms)) for v in side.variables)
     numbers |= {offset: None} if isinstance(offset, str) else {}
     labels = dict.fromkeys(f for t, _ in terms for f in t.bar.factors)

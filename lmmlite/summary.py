@@ -58,22 +58,16 @@ class Summary:
         rows.append(
             (
                 "scaled residuals",
-                "  ".join(
-                    f"{name} {v:.3f}" for name, v in zip(("min", "1Q", "median", "3Q", "max"), r, strict=True)
-                ),
+                "  ".join(f"{name} {v:.3f}" for name, v in zip(("min", "1Q", "median", "3Q", "max"), r, strict=True)),
             )
         )
-        rows.append(
-            ("rows", f"{fit.nobs}{missing}; groups: " + ", ".join(f"{g} {n}" for g, n in fit.ngroups.items()))
-        )
+        rows.append(("rows", f"{fit.nobs}{missing}; groups: " + ", ".join(f"{g} {n}" for g, n in fit.ngroups.items())))
         return rows
 
     def _notes(self) -> list[str]:
         fit, notes = self._fit, []
         if fit.design.dropped:
-            notes.append(
-                f"Left out as linear combinations of earlier columns: {', '.join(fit.design.dropped)}."
-            )
+            notes.append(f"Left out as linear combinations of earlier columns: {', '.join(fit.design.dropped)}.")
         if fit.is_singular:
             notes.append(
                 "The fit is singular: a random term has a direction of zero variance (a variance of 0 or a correlation of ±1), "
@@ -108,14 +102,10 @@ class Summary:
     def _repr_html_(self) -> str:
         import html
 
-        head = "".join(
-            f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._head()
-        )
+        head = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self._head())
         parts = [f'<div class="lmmlite-summary"><p><strong>{self._title()}</strong></p><table>{head}</table>']
         for title, table in self._tables():
-            parts.append(
-                f"<p><strong>{title}</strong></p>{table.to_html(index=title != 'Random effects', border=0)}"
-            )
+            parts.append(f"<p><strong>{title}</strong></p>{table.to_html(index=title != 'Random effects', border=0)}")
         parts += [f"<p>{html.escape(note)}</p>" for note in self._notes()]
         return "".join(parts) + "</div>"
 
@@ -130,9 +120,7 @@ def _random_table(fit: MixedModel) -> pd.DataFrame:
             corr = [f"{c / p:.3f}" if p else "nan" for c, p in zip(cov[i, :i], products, strict=True)]
             rows.append([group if i == 0 else "", term, cov[i, i], sd[i], *corr, *[""] * (width - 1 - i)])
     rows.append(["Residual", "", fit.sigma**2, fit.sigma, *[""] * (width - 1)])
-    table = pd.DataFrame(
-        rows, columns=["group", "term", "variance", "sd", *["corr", *[""] * (width - 2)][: width - 1]]
-    )
+    table = pd.DataFrame(rows, columns=["group", "term", "variance", "sd", *["corr", *[""] * (width - 2)][: width - 1]])
     table["variance"], table["sd"] = _digits(table["variance"]), _digits(table["sd"])
     return table
 
@@ -140,9 +128,7 @@ def _random_table(fit: MixedModel) -> pd.DataFrame:
 def _digits(values: pd.Series) -> pd.Series:
     """Five significant digits each, never in exponent form for ordinary sizes."""
     return values.map(
-        lambda v: (
-            f"{v:.5g}" if v == 0 or 1e-4 <= abs(v) < 1e5 else f"{v:.4e}" if abs(v) < 1e-4 else f"{v:.1f}"
-        )
+        lambda v: f"{v:.5g}" if v == 0 or 1e-4 <= abs(v) < 1e5 else f"{v:.4e}" if abs(v) < 1e-4 else f"{v:.1f}"
     )
 
 

@@ -32,9 +32,7 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     columns = {}
     for name in names:
         if name not in present:
-            near = difflib.get_close_matches(name, present, 1, 0.5) or [
-                p for p in present if p.lower() == name.lower()
-            ]
+            near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
             hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
             raise ValueError(f"The data have no column '{name}'.{hint}")
         if present.count(name) > 1:
@@ -99,11 +97,7 @@ def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
 
 def _looks_numeric(series: pd.Series) -> bool:
     first = series.dropna().head(1)
-    return (
-        len(first) > 0
-        and isinstance(first.iloc[0], int | float | np.number)
-        and not isinstance(first.iloc[0], bool)
-    )
+    return len(first) > 0 and isinstance(first.iloc[0], int | float | np.number) and not isinstance(first.iloc[0], bool)
 
 
 class Levels:
@@ -118,9 +112,7 @@ class Levels:
         Number of levels that occur.
     """
 
-    def __init__(
-        self, name: str, codes: np.ndarray, size: int, parts: tuple[tuple[np.ndarray, pd.Index], ...]
-    ):
+    def __init__(self, name: str, codes: np.ndarray, size: int, parts: tuple[tuple[np.ndarray, pd.Index], ...]):
         self.name, self.codes, self.size, self._parts = name, codes, size, parts
 
     @cached_property

@@ -61,9 +61,7 @@ def tidy(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
         "sd__Observation" if group == "Residual" else f"cor__{a}.{b}" if b else f"sd__{a}"
         for group, a, b in zip(v["group"], v["term1"], v["term2"], strict=True)
     ]
-    random = pd.DataFrame(
-        {"effect": "ran_pars", "group": v["group"], "term": names, "estimate": v["sd_or_corr"]}
-    )
+    random = pd.DataFrame({"effect": "ran_pars", "group": v["group"], "term": names, "estimate": v["sd_or_corr"]})
     return pd.concat([fixed, random.reindex(columns=fixed.columns)], ignore_index=True)
 
 
@@ -77,9 +75,7 @@ def augment(fit: MixedModel) -> pd.DataFrame:
     """The rows used, with ``fitted``, ``fixed`` (population prediction) and ``resid``."""
     design = fit.design
     data = (
-        fit.data
-        if isinstance(fit.data, pd.DataFrame)
-        else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
+        fit.data if isinstance(fit.data, pd.DataFrame) else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
     )
     used = data if design.kept is None else data[design.kept]
     return used.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())

@@ -34,14 +34,7 @@ def random_data(seed, n=60):
         }
     )
     b = rng.normal(size=(9, 2))[data["g"]]
-    data["y"] = (
-        3
-        + 0.5 * data["x"]
-        + b[:, 0]
-        + b[:, 1] * data["z"]
-        + rng.normal(size=4)[data["a"]]
-        + rng.normal(size=n)
-    )
+    data["y"] = 3 + 0.5 * data["x"] + b[:, 0] + b[:, 1] * data["z"] + rng.normal(size=4)[data["a"]] + rng.normal(size=n)
     return data
 
 

@@ -122,9 +122,7 @@ def test_fill_in_keeps_mistakes_apart_from_the_answer(shown: Shown) -> None:
 
 
 def test_slider_figure_is_rounded_and_closes_no_script(shown: Shown) -> None:
-    bookkit.slider_figure(
-        {"title": "t", "data": {"values": [{"a": 1 / 3, "b": "</script>"}]}}, id="i", alt="d"
-    )
+    bookkit.slider_figure({"title": "t", "data": {"values": [{"a": 1 / 3, "b": "</script>"}]}}, id="i", alt="d")
     assert "0.333333" in shown[0]
     assert "0.3333333" not in shown[0]
     assert shown[0].count("</script>") == 1

@@ -21,12 +21,7 @@ def make(formula, seed, reml, weighted):
 
 cases = pytest.mark.parametrize(
     ("formula", "seed", "reml", "weighted"),
-    [
-        (f, s, reml, weighted)
-        for s, f in enumerate(FORMULAS)
-        for reml in (True, False)
-        for weighted in (False, True)
-    ],
+    [(f, s, reml, weighted) for s, f in enumerate(FORMULAS) for reml in (True, False) for weighted in (False, True)],
 )
 
 
@@ -72,12 +67,8 @@ def test_sparse_coupling_equals_dense(formula, reml, monkeypatch):
     for order in (1, 2):
         one, other = criterion.evaluate(theta, order), sparse.evaluate(theta, order)
         assert one.value == pytest.approx(other.value, rel=1e-13)
-        np.testing.assert_allclose(
-            one.gradient, other.gradient, rtol=1e-10, atol=1e-10 * np.abs(one.gradient).max()
-        )
-        np.testing.assert_allclose(
-            one.hessian, other.hessian, rtol=1e-9, atol=1e-10 * np.abs(one.hessian).max()
-        )
+        np.testing.assert_allclose(one.gradient, other.gradient, rtol=1e-10, atol=1e-10 * np.abs(one.gradient).max())
+        np.testing.assert_allclose(one.hessian, other.hessian, rtol=1e-9, atol=1e-10 * np.abs(one.hessian).max())
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -98,9 +89,7 @@ def test_derivatives_at_a_singular_theta(column):
     theta = np.array([0.7, 0.5, -0.2, 0.3])
     theta[[1, 2] if column == 0 else [3]] = 0.0
     expected = complex_step_gradient(design, theta, True)
-    np.testing.assert_allclose(
-        criterion.evaluate(theta, 1).gradient, expected, atol=1e-10 * np.abs(expected).max()
-    )
+    np.testing.assert_allclose(criterion.evaluate(theta, 1).gradient, expected, atol=1e-10 * np.abs(expected).max())
 
 
 def test_ill_conditioned_columns_of_x_are_orthogonalised_by_rows():

@@ -129,9 +129,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize(
-    "place", ["y ~ {} + (1 | g)", "{} ~ x + (1 | g)", "y ~ x + ({} | g)", "y ~ x + (1 | {})"]
-)
+@pytest.mark.parametrize("place", ["y ~ {} + (1 | g)", "{} ~ x + (1 | g)", "y ~ x + ({} | g)", "y ~ x + (1 | {})"])
 def test_nothing_is_ever_run(attack, place, tmp_path):
     """Formulas that import, open files or reach attributes are refused before anything is evaluated."""
     victim = tmp_path / "touched"

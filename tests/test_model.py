@@ -92,9 +92,7 @@ def test_likelihoods(sleep):
 
 def test_repr_and_summary(sleep):
     text = str(sleep.summary())
-    assert repr(sleep).startswith(
-        "<MixedModel Reaction ~ Days + (Days | Subject) by REML: 180 rows (Subject 18)"
-    )
+    assert repr(sleep).startswith("<MixedModel Reaction ~ Days + (Days | Subject) by REML: 180 rows (Subject 18)")
     for part in (
         "fit by REML",
         "Random effects",
@@ -157,11 +155,7 @@ def test_unseen_combinations_of_seen_levels():
     with pytest.raises(ValueError, match="'a:b' has the level '1:2'"):
         fit.predict(new)
     b = fit.ranef()
-    expected = (
-        fit.fixef["Intercept"]
-        + b["a"].loc[1, "Intercept"]
-        + np.array([0.0, b["a:b"].loc["1:1", "Intercept"]])
-    )
+    expected = fit.fixef["Intercept"] + b["a"].loc[1, "Intercept"] + np.array([0.0, b["a:b"].loc["1:1", "Intercept"]])
     np.testing.assert_allclose(fit.predict(new, new_levels="population"), expected)
 
 
@@ -203,12 +197,8 @@ def test_refit_and_update(sleep):
     np.testing.assert_allclose(again.fixef, 2 * sleep.fixef, rtol=1e-8)
     assert sleep.update(". ~ . - Days").formula == "Reaction ~ 1 + (Days | Subject)"
     smaller = sleep.update(". ~ . - (Days | Subject) + (1 | Subject)")
-    assert smaller.criterion == pytest.approx(
-        lmer("Reaction ~ Days + (1 | Subject)", data).criterion, abs=1e-9
-    )
-    weighted = lmer(
-        "y ~ x + f + (1 | g)", random_data(2), weights="w", offset=random_data(2)["o"], reml=False
-    )
+    assert smaller.criterion == pytest.approx(lmer("Reaction ~ Days + (1 | Subject)", data).criterion, abs=1e-9)
+    weighted = lmer("y ~ x + f + (1 | g)", random_data(2), weights="w", offset=random_data(2)["o"], reml=False)
     changed = weighted.update(". ~ . - f")
     same = lmer("y ~ x + (1 | g)", random_data(2), weights="w", offset="o", reml=False)
     assert changed.criterion == pytest.approx(same.criterion, abs=1e-10)
@@ -271,9 +261,7 @@ def test_copies_and_pickles(formula):
     fit = lmer(formula, random_data(3))
     for twin in (pickle.loads(pickle.dumps(fit)), copy.deepcopy(fit), copy.copy(fit)):
         pd.testing.assert_series_equal(twin.fixef, fit.fixef)
-        pd.testing.assert_series_equal(
-            twin.predict(random_data(3).head()), fit.predict(random_data(3).head())
-        )
+        pd.testing.assert_series_equal(twin.predict(random_data(3).head()), fit.predict(random_data(3).head()))
 
 
 def test_threads_and_runs_agree():

@@ -68,9 +68,7 @@ def agree(what, ours, lme4, tolerance, scale=None):
     error = np.abs(ours - lme4)
     wrong = ~(error <= tolerance * scale)
     if wrong.any():
-        worst = np.unravel_index(
-            np.argmax(np.where(wrong, error / np.maximum(scale, 1e-300), -1)), wrong.shape
-        )
+        worst = np.unravel_index(np.argmax(np.where(wrong, error / np.maximum(scale, 1e-300), -1)), wrong.shape)
         pytest.fail(
             f"{what}{[int(i) for i in worst] or ''}: lmmlite {ours[worst]:.15g}, lme4 {lme4[worst]:.15g}; "
             f"they differ by {error[worst]:.2e}, allowed {tolerance * scale[worst]:.2e} ({wrong.sum()} of {wrong.size} differ)"
@@ -117,9 +115,7 @@ def compare_random(fit, model, tolerance):
             tolerance,
             size**2,
         )
-        agree(
-            f"ranef_cov of {group}", fit.ranef_cov(group)[order], covariance, tolerance, np.outer(size, size)
-        )
+        agree(f"ranef_cov of {group}", fit.ranef_cov(group)[order], covariance, tolerance, np.outer(size, size))
 
 
 def compare_rows(fit, model, tolerance):
@@ -129,9 +125,7 @@ def compare_rows(fit, model, tolerance):
     agree("fitted", fit.fitted.iloc[:10], model["fitted"], tolerance, size)
     agree("predict(random=False)", fit.predict(random=False).iloc[:5], model["population"], tolerance, size)
     agree("sum of squared residuals", (residuals**2).sum(), model["residual_ss"], tolerance)
-    agree(
-        "the same, weighted", (fit.residuals("pearson") ** 2).sum(), model["weighted_residual_ss"], tolerance
-    )
+    agree("the same, weighted", (fit.residuals("pearson") ** 2).sum(), model["weighted_residual_ss"], tolerance)
 
 
 # -- the questions ----------------------------------------------------------------------------------------------------
@@ -181,9 +175,7 @@ def test_optimum_not_above_lme4(name):
     model, fit = MODELS[name], fitted(name)
     assert fit.converged, fit.optimum.message
     excess = fit.criterion - model["criterion"]
-    assert -1e-6 <= excess <= 1e-6, (
-        f"criterion {fit.criterion:.12g}, lme4 {model['criterion']:.12g}: {excess:+.2e}"
-    )
+    assert -1e-6 <= excess <= 1e-6, f"criterion {fit.criterion:.12g}, lme4 {model['criterion']:.12g}: {excess:+.2e}"
 
 
 @every_model

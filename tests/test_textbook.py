@@ -40,9 +40,7 @@ def test_marginal_covariance_is_the_same_from_the_relative_factor_from_terms_and
     assert_allclose(tb.marginal_covariance(Z, Lambda, sigma2, sigma2 / np.diag(R)), V, rtol=1e-10, atol=1e-12)
     q = Z.shape[1] // 2
     independent = [(Z[:, :q], G[:q, :q]), (Z[:, q:], G[q:, q:])]
-    by_hand = [
-        [R[i, j] + sum(z[i] @ g @ z[j] for z, g in independent) for j in range(len(Z))] for i in range(len(Z))
-    ]
+    by_hand = [[R[i, j] + sum(z[i] @ g @ z[j] for z, g in independent) for j in range(len(Z))] for i in range(len(Z))]
     assert_allclose(tb.marginal_covariance_from_terms(independent, R), by_hand, atol=1e-12)
 
 

@@ -68,9 +68,7 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream" and output.name == "stderr":
-                raise RuntimeError(
-                    f"a cell writes to stderr; mend its cause:\n{output.text}\nin\n{cell.source}"
-                )
+                raise RuntimeError(f"a cell writes to stderr; mend its cause:\n{output.text}\nin\n{cell.source}")
             for kind in PICTURES:
                 output.get("data", {}).pop(kind, None)
                 output.get("metadata", {}).pop(kind, None)
@@ -80,8 +78,7 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def figures(cell: nbformat.NotebookNode) -> int:
     """How many pictures an executed cell shows (the pictures themselves are not kept, their descriptions are)."""
     return sum(
-        output.get("data", {}).get("text/plain", "").startswith("<Figure ")
-        for output in cell.get("outputs", ())
+        output.get("data", {}).get("text/plain", "").startswith("<Figure ") for output in cell.get("outputs", ())
     )
 
 
@@ -109,11 +106,7 @@ def main() -> int:
     texts = args.texts or chapters()
     if args.check:
         complaints = [c for c in map(complaint, texts) if c]
-        print(
-            "\n".join([*complaints, "run: make notebooks"])
-            if complaints
-            else "notebooks agree with their text"
-        )
+        print("\n".join([*complaints, "run: make notebooks"]) if complaints else "notebooks agree with their text")
         return bool(complaints)
     for text in texts:
         nbformat.write(execute(read_text(text)), notebook_path(text))

@@ -12,9 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 
-def remove_thebe_scripts(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
-) -> None:
+def remove_thebe_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     context["script_files"] = [
         script
         for script in context.get("script_files", [])

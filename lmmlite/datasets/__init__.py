@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
+from gzip import decompress
 from html import escape
 from importlib.resources import files
+from io import StringIO
 from textwrap import fill
 from typing import Any
 
@@ -28,7 +30,7 @@ __all__ = ["KINDS", "DatasetCard", "dataset_card", "dataset_names", "load_datase
 
 KINDS = {
     "original": "Original: the published observations.",
-    "reconstructed": "Reconstructed: rows built so that a fit gives back published figures; not observations.",
+    "reconstructed": "Reconstructed: rows built to give back published figures; not observations.",
     "simulated": "Simulated: rows drawn from a model; not observations.",
 }
 
@@ -163,12 +165,10 @@ def load_dataset(name: str) -> pd.DataFrame:
     (1200, 7)
     """
     card = dataset_card(name)
-    plain, packed = _FOLDER / f"{name}.csv", _FOLDER / f"{name}.csv.gz"
-    compression = None if plain.is_file() else "gzip"
-    with (plain if compression is None else packed).open("rb") as stream:
-        data = pd.read_csv(
-            stream, compression=compression, dtype=dict.fromkeys(card.factors, str), float_precision="round_trip"
-        )
+    table = next(entry for end in (".csv", ".csv.gz") if (entry := _FOLDER / f"{name}{end}").is_file())
+    raw = table.read_bytes()
+    text = (decompress(raw) if table.name.endswith(".gz") else raw).decode("utf-8")
+    data = pd.read_csv(StringIO(text), dtype=dict.fromkeys(card.factors, str))
     return data[list(card.columns)].assign(
         **{column: pd.Categorical(data[column], categories=levels) for column, levels in card.factors.items()}
     )

@@ -77,17 +77,13 @@ def text_of(page: Path) -> BeautifulSoup:
 
 
 def test_the_book_is_built() -> None:
-    assert {"intro", *(text.stem for text in CHAPTERS)} <= {page.stem for page in PAGES}, (
-        "run `make book` first"
-    )
+    assert {"intro", *(text.stem for text in CHAPTERS)} <= {page.stem for page in PAGES}, "run `make book` first"
 
 
 @pytest.mark.parametrize("text", CHAPTERS, ids=lambda path: path.stem)
 def test_every_figure_of_the_notebook_is_on_the_page(text: Path) -> None:
     cells = nbformat.read(notebooks.notebook_path(text), as_version=4).cells
-    expected = sum(
-        notebooks.figures(cell) for cell in cells if "remove-output" not in cell.metadata.get("tags", [])
-    )
+    expected = sum(notebooks.figures(cell) for cell in cells if "remove-output" not in cell.metadata.get("tags", []))
     images = text_of(HTML / "book" / f"{text.stem}.html").select(".cell_output img")
     assert len(images) == expected
 
