@@ -377,7 +377,7 @@ def _check_identified(
             f"Write it once: (x | {bar.group}) already has a random intercept, (0 + x | {bar.group}) has none."
         )
     for name, column in zip(names, columns, strict=True):
-        if column.strides != (0,) and column[0] == column[-1] and np.ptp(column) == 0:
+        if name != "Intercept" and column[0] == column[-1] and np.ptp(column) == 0:
             raise ValueError(
                 f"'{name}' in {bar} has the same value in every row, so its effect cannot vary between groups."
             )

@@ -97,7 +97,7 @@ def _other_starts(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarra
     large variances whose effects cancel at the mean of x: the criterion can have a minimum at each.
     """
     for t, M in zip(criterion.cp.templates, criterion.maps, strict=True):
-        if np.count_nonzero(M) == t.k:
+        if len(t.blocks) == 1 or np.allclose(M, np.diag(np.diag(M))):
             continue
         sizes = np.linalg.norm(t.factor(theta), axis=0)
         largest = max(sizes.max(), 1.0)
