@@ -112,6 +112,18 @@ class Solution:
         w = {g: of_rest[place].reshape(len(self.T[g]), -1) for g, place in cp.others}
         return [blocks.matmul(self.Z1, e) if g == cp.first else w[g] for g in range(len(self.T))]
 
+    @cached_property
+    def U(self) -> list[np.ndarray]:
+        """Z'V⁻¹X of each grouping factor, X in the orthonormal basis, (k, p, levels)."""
+        cp, c, q = self.cp, len(self.coefficients), self.cp.rest.q
+        B = np.zeros((q, cp.p))
+        if cp.p:  # coefficients of X on Z_r in the metric V₁⁻¹, shrunk
+            B = -self.scale(self.G, transpose=True)[:q, q:] @ np.linalg.inv(self.G[q:, q:])
+        X = np.stack([d[:-1] - cp.rest.apply(u, B.T) for u, d in zip(self.rest, self.d, strict=True)])
+        of_rest = self.S[:q, q:c] - self.S[:q, :q] @ B
+        U = {g: of_rest[place].reshape(len(self.T[g]), cp.sizes[g], cp.p).transpose(0, 2, 1) for g, place in cp.others}
+        return [blocks.matmul(self.Z1, X) if g == cp.first else U[g] for g in range(len(self.T))]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -266,20 +278,26 @@ class Derivatives:
         return Evaluation(theta, value, s, gradient, observed + curvature, G)
 
     def quadratic(self, D: list[np.ndarray]) -> np.ndarray:
-        """y'PVᵢPVⱼPy, from the working columns Vᵢ Py = Z gᵢ with g = Dᵢ w; (m, m)."""
+        """y'PVᵢPVⱼPy, from the working columns VᵢPy = Z gᵢ with gᵢ = Dᵢ w; (m, m)."""
+        g = [np.einsum("iab,bl->ial", d, w) for d, w in zip(D, self.s.w, strict=True)]
+        order = np.argsort(np.concatenate([t.index for t in self.cp.templates]))
+        return self.gram(g)[np.ix_(order, order)]
+
+    def gram(self, g: list[np.ndarray]) -> np.ndarray:
+        """g'Z'PZg for columns g of random effects, (columns, k, levels) of each grouping factor; columns factor after factor."""
         cp, s, q, c = self.cp, self.s, self.cp.rest.q, len(self.s.coefficients)
-        m = self.criterion.size
-        b = np.zeros((q, m))
-        for g, place in cp.others:
-            b[place, cp.templates[g].index] = np.einsum("iab,bl->ial", D[g], s.w[g]).reshape(len(D[g]), -1).T
-        own = cp.templates[cp.first].index
-        a = np.einsum("xbl,ibl->ixl", s.Z1, np.einsum("iab,bl->ial", D[cp.first], s.w[cp.first]))
-        into = np.zeros((c, m))  # [Z_r X]'V₁⁻¹Z₁g
+        stops = np.cumsum([len(columns) for columns in g])
+        b = np.zeros((q, stops[-1]))
+        for f, place in cp.others:
+            b[place, stops[f] - len(g[f]) : stops[f]] = g[f].reshape(len(g[f]), -1).T
+        own = slice(stops[cp.first] - len(g[cp.first]), stops[cp.first])
+        a = np.einsum("xbl,ibl->ixl", s.Z1, g[cp.first])
+        into = np.zeros((c, stops[-1]))  # [Z_r X]'V₁⁻¹Z₁g
         for x, (u, d) in enumerate(zip(s.rest, s.d, strict=True)):
             into[:q, own] += cp.rest.cross(u, a[:, x])
             into[q:, own] += d[:-1] @ a[:, x].T
         squares = b.T @ s.S[:q, :q] @ b + b.T @ into[:q] + into[:q].T @ b
-        squares[np.ix_(own, own)] += np.einsum("ixl,jxl->ij", a, a)
+        squares[own, own] += np.einsum("ixl,jxl->ij", a, a)
         into += s.S[:c, :q] @ b
         half = lapack.dtrtrs(s.L, s.scale(into), lower=1)[0] if c else into
         return squares - half.T @ half
