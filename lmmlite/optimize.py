@@ -17,11 +17,13 @@ from scipy.linalg import eigh
 
 from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation, Solution
+from lmmlite.crossproducts import CrossProducts
 
 _MAX_STEPS = 200
 _DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
+_FEW_COLUMNS = 300  # of the rest, up to which they are worth removing for a better start
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
 
 
@@ -162,8 +164,7 @@ def moments(criterion: Criterion) -> np.ndarray:
     """A unitless θ to start from: for each coefficient alone, E(z'y)² = σ²(z'z + τ² (z'z)²) summed over its levels."""
     cp = criterion.cp
     null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
-    freedom = cp.n - cp.p - cp.R.shape[0] * cp.R.shape[2]
-    residual = min(1.0, cp.W[-1, -1] / freedom) if freedom > 0.1 * cp.n else 0.5
+    residual = _no_pooling_variance(cp)
     squares = {cp.first: (null.Z1**2).sum(axis=0)}
     diagonal = np.diag(null.S)
     for g, place in cp.others:
@@ -173,6 +174,18 @@ def moments(criterion: Criterion) -> np.ndarray:
         ratio = ((w**2).sum(1) / residual - squares[g].sum(1)) / np.maximum((squares[g] ** 2).sum(1), 1e-300)
         factors.append(np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))))
     return to_theta(cp.templates, factors)
+
+
+def _no_pooling_variance(cp: CrossProducts) -> float:
+    """σ² of least squares with every random effect a fixed one, in the units of the summed y; 0.5 where nothing is left."""
+    within, c = cp.W[-1, -1], len(cp.W) - 1
+    freedom = cp.n - np.count_nonzero(np.diagonal(cp.R))
+    if c <= _FEW_COLUMNS:
+        values, vectors = np.linalg.eigh(cp.W[:c, :c])
+        kept = values > 1e-9 * cp.n
+        within -= ((vectors[:, kept].T @ cp.W[:c, -1]) ** 2 / values[kept]).sum()
+        freedom -= np.count_nonzero(kept)
+    return float(np.clip(within / freedom, 1e-6, 1.0)) if freedom > 0.1 * cp.n else 0.5
 
 
 def _blockwise(
