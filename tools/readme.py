@@ -1,7 +1,7 @@
 """Fill the computed parts of README.md: the example's output, the table of timings, and the picture.
 
-    python tools/readme.py           rewrite README.md and docs/sleepstudy.png
-    python tools/readme.py --check   fail when README.md shows something else than the code prints
+python tools/readme.py           rewrite README.md and docs/sleepstudy.png
+python tools/readme.py --check   fail when README.md shows something else than the code prints
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def timings() -> str:
     peers = ("lmmlite", "lme4", "glmm", "statsmodels")
     lines = ["| seconds | " + " | ".join(peers) + " |", "|---|" + "---|" * len(peers)]
     for name, case in results["cases"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{case[p]['seconds']:.3g}" if p in case else "–" for p in peers) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{case[p]['seconds']:.3g}" if p in case else "–" for p in peers) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
