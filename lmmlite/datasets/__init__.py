@@ -94,12 +94,13 @@ class DatasetCard:
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         references = "".join(f"<li>{escape(text)}</li>" for text in self.references.values())
         return (
-            f"<h4><code>{escape(self.name)}</code>: {escape(self.title)}</h4>"
+            f'<div class="lmmlite-card"><p><strong><code>{escape(self.name)}</code>: {escape(self.title)}</strong></p>'
             f"<p><b>{escape(KINDS[self.kind])}</b> {escape(self.description)}</p>"
             f"<table>{rows}</table>"
             f"<p>Source: {escape(self.source)}<br>Licence: {escape(self.licence)}</p>"
             + (f"<ul>{notes}</ul>" if notes else "")
             + (f"<p>References</p><ul>{references}</ul>" if references else "")
+            + "</div>"
         )
 
 
