@@ -39,6 +39,10 @@ class Template:
         T[self.rows, self.cols] = theta[self.index]
         return T
 
+    def free(self, theta: np.ndarray) -> np.ndarray:
+        """For each own entry whether its column of T is not zero: entries of a zero column stand at the boundary."""
+        return self.factor(theta).any(axis=0)[self.cols]
+
     def directions(self) -> np.ndarray:
         """∂T/∂θᵢ for each own entry: (m, k, k), one 1 in each."""
         E = np.zeros((len(self.index), self.k, self.k))

@@ -259,22 +259,29 @@ class Derivatives:
                 N[g] = np.einsum("albl->ab", own) - taken
         return N
 
+    def directions(self) -> list[np.ndarray]:
+        """Dᵢ for the entries of θ, (m, k, k) for each grouping factor in the order of its template."""
+        D = []
+        for t, B, T in zip(self.cp.templates, self.criterion.maps, self.s.T, strict=True):
+            half = B @ t.directions() @ T.T
+            D.append(half + half.swapaxes(1, 2))
+        return D
+
     def evaluation(self, theta: np.ndarray, value: float, order: int) -> Evaluation:
         """Gather the derivatives for all entries of θ."""
         cp, criterion, s = self.cp, self.criterion, self.s
         ratio, m = criterion.nu / s.r2, len(theta)
         G = tuple(B.T @ (N - ratio * ww) @ B for B, N, ww in zip(criterion.maps, self.traces(), self.ww, strict=True))
-        D, gradient, curvature, slopes = [], np.empty(m), np.zeros((m, m)), np.empty(m)
+        D, gradient, curvature, slopes = self.directions(), np.empty(m), np.zeros((m, m)), np.empty(m)
         for g, t in enumerate(cp.templates):
-            T, E = t.factor(theta), t.directions()
-            half = criterion.maps[g] @ E @ s.T[g].T
-            D.append(half + half.swapaxes(1, 2))
+            T = t.factor(theta)
             gradient[t.index] = 2 * (G[g] @ T)[t.rows, t.cols]
             curvature[np.ix_(t.index, t.index)] = 2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
             slopes[t.index] = np.einsum("iab,ab->i", D[g], self.ww[g])  # y'PVᵢPy
-        observed = ratio * self.quadratic(D) - criterion.nu * np.outer(slopes, slopes) / s.r2**2
+        squares = ratio * self.quadratic(D)
+        observed = squares - criterion.nu * np.outer(slopes, slopes) / s.r2**2
         if order == 2:
-            observed += ratio * self.quadratic(D) - self.products(D)
+            observed += squares - self.products(D)
         return Evaluation(theta, value, s, gradient, observed + curvature, G)
 
     def quadratic(self, D: list[np.ndarray]) -> np.ndarray:

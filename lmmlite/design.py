@@ -21,7 +21,7 @@ from lmmlite.formula import Bar, Formula
 from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, read_columns
 
 #: What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
-_CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
+CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Side:
             parts = {part: _part(table[part[0]], part[1]) for column in self.recipe for part in column}
             return [_product([parts[p] for p in column], n) for column in self.recipe]
         frame = pd.DataFrame(table, index=range(n))
-        made = self.recipe.get_model_matrix(frame, context=_CONTEXT, na_action="ignore")
+        made = self.recipe.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
         return [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
 
     def _checked(self, variable: str, column: Any) -> Any:
@@ -109,9 +109,7 @@ def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]
         return side, side.columns(used, n)
     try:
         with np.errstate(all="ignore"):  # what is not finite is named below
-            made = formulaic.model_matrix(
-                text, pd.DataFrame(used, index=range(n)), context=_CONTEXT, na_action="ignore"
-            )
+            made = formulaic.model_matrix(text, pd.DataFrame(used, index=range(n)), context=CONTEXT, na_action="ignore")
     except Exception as error:
         reason = str(error.__cause__ or error)
         raise ValueError(f"'{text}' cannot be evaluated on these data: {reason}") from error
@@ -305,6 +303,12 @@ def _read(
     if kept is not None and not kept.any():
         raise ValueError("Every row has a missing value in some column that the model uses.")
     return series, {name: _keep(column, kept) for name, column in full.items()}, kept
+
+
+def read_table(design: Design, data: Any) -> Table:
+    """The variables of the fixed part once more, in the rows of the fit."""
+    series = read_columns(data, design.fixed.variables) if design.fixed.variables else {}
+    return {name: _keep(as_column(s, name)[0], design.kept) for name, s in series.items()}
 
 
 def _argument(role: str) -> str:

@@ -17,6 +17,8 @@ from lmmlite.criterion import Criterion, Evaluation
 from lmmlite.crossproducts import CrossProducts, crossproducts
 from lmmlite.design import Design, build_design
 from lmmlite.formula import parse_formula, update_formula
+from lmmlite.inference import anova as anova_
+from lmmlite.inference import ddf as ddf_
 from lmmlite.optimize import Optimum, minimize
 from lmmlite.summary import Summary, describe
 
@@ -202,6 +204,51 @@ class MixedModel:
         """Wald intervals of the fixed effects: estimate ± z · SE, columns ``lower`` and ``upper``."""
         return tidy.wald_interval(self.fixef, self.se, level)
 
+    @cached_property
+    def satterthwaite(self) -> ddf_.Satterthwaite:
+        """What Satterthwaite's degrees of freedom need; see `lmmlite.inference.ddf`."""
+        return ddf_.satterthwaite(self.criterion_function, self._at)
+
+    @cached_property
+    def kenward_roger(self) -> ddf_.KenwardRoger:
+        """What Kenward and Roger's need, with the adjusted covariance of the fixed effects; REML fits only."""
+        return ddf_.kenward_roger(self.criterion_function, self._at)
+
+    @property
+    def vcov_kr(self) -> pd.DataFrame:
+        """Kenward and Roger's adjusted covariance matrix of the fixed effects."""
+        names = list(self.design.names)
+        return pd.DataFrame(self.kenward_roger.Phi_A, names, names)
+
+    def contrast(self, L: Any, ddf: ddf_.Method = "satterthwaite", level: float = 0.95) -> pd.DataFrame:
+        """Test the hypothesis Lβ = 0.
+
+        Parameters
+        ----------
+        L : dict of coefficients by term, (p,) or (ℓ, p) array-like
+            One contrast gives a t test with an interval; the rows of a matrix give one joint F test.
+        ddf : {"satterthwaite", "kenward-roger", "normal"}
+            How the denominator degrees of freedom are found; "normal" takes them as infinite (Wald).
+        """
+        return ddf_.contrast(self, L, ddf, level)
+
+    def anova(self, ddf: ddf_.Method = "satterthwaite", type: Literal[1, 2, 3] = 3) -> pd.DataFrame:
+        """F test of each term of the fixed part.
+
+        Parameters
+        ----------
+        ddf : {"satterthwaite", "kenward-roger", "normal"}
+        type : {3, 2, 1}
+            What a term is tested against: all others, with effects that sum to zero (3); all that do not contain it (2);
+            those before it in the formula (1).
+
+        Returns
+        -------
+        DataFrame
+            By term: ``sum_sq mean_sq num_df den_df F p_value``.
+        """
+        return anova_.anova(self, ddf, type)
+
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Conditional modes b̃ (BLUPs) of each grouping factor: levels × terms."""
         return self._by_group(self._b)
@@ -331,13 +378,13 @@ class MixedModel:
         text = update_formula(self.design.formula, formula)
         return lmer(text, self.data, reml=self.reml, weights=given[0], offset=given[1])
 
-    def summary(self) -> Summary:
+    def summary(self, ddf: ddf_.Method = "satterthwaite") -> Summary:
         """The table of the fit, as text and HTML."""
-        return Summary(self)
+        return Summary(self, ddf)
 
-    def tidy(self, level: float = 0.95) -> pd.DataFrame:
+    def tidy(self, level: float = 0.95, ddf: ddf_.Method = "satterthwaite") -> pd.DataFrame:
         """One row for each parameter; see `lmmlite.tidy`."""
-        return tidy.tidy(self, level)
+        return tidy.tidy(self, level, ddf)
 
     def glance(self) -> pd.DataFrame:
         """One row of measures of the fit."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+
+from lmmlite.inference.ddf import Method, coefficients
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -31,17 +32,15 @@ class Summary:
     random : DataFrame
         group, term, variance, SD and the correlations with the terms before.
     fixed : DataFrame
-        Estimate, standard error, z and p of each fixed effect (normal approximation).
+        Estimate, standard error, degrees of freedom, t and p of each fixed effect.
     correlation : DataFrame
         Correlations of the fixed-effect estimates.
     """
 
-    def __init__(self, fit: MixedModel):
-        self._fit = fit
-        z = fit.fixef / fit.se
-        self.fixed = pd.DataFrame(
-            {"estimate": fit.fixef, "std_error": fit.se, "z": z, "p_value": 2 * norm.sf(np.abs(z))}
-        )
+    def __init__(self, fit: MixedModel, ddf: Method):
+        self._fit, self._ddf = fit, ddf
+        table = coefficients(fit, ddf, 0.95).rename(columns={"statistic": "t"})
+        self.fixed = table[["estimate", "std_error", "df", "t", "p_value"]]
         self.random = _random_table(fit)
         self.correlation: pd.DataFrame = fit.vcov.div(fit.se, axis=0).div(fit.se, axis=1)
 
@@ -83,8 +82,12 @@ class Summary:
     def _tables(self) -> list[tuple[str, pd.DataFrame]]:
         fixed = self.fixed.copy()
         fixed["estimate"], fixed["std_error"] = _digits(fixed["estimate"]), _digits(fixed["std_error"])
-        fixed["z"], fixed["p_value"] = fixed["z"].map("{:.3f}".format), fixed["p_value"].map(_p_value)
-        tables = [("Random effects", self.random), ("Fixed effects (Wald z)", fixed)]
+        fixed["df"], fixed["t"] = fixed["df"].map("{:.2f}".format), fixed["t"].map("{:.3f}".format)
+        fixed["p_value"] = fixed["p_value"].map(_p_value)
+        method = {"satterthwaite": "Satterthwaite's df", "kenward-roger": "Kenward–Roger df", "normal": "Wald z"}[
+            self._ddf
+        ]
+        tables = [("Random effects", self.random), (f"Fixed effects ({method})", fixed)]
         if 1 < len(fixed) <= 6:  # a larger table hides more than it shows; it is in .correlation
             lower = self.correlation.map("{:.3f}".format).where(np.tri(len(fixed), k=-1, dtype=bool), "")
             tables.append(("Correlation of fixed effects", lower.iloc[1:, :-1]))

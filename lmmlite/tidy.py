@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from lmmlite.inference.ddf import Method, coefficients
+
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
 
@@ -34,28 +36,16 @@ def varcorr(covariances: list[tuple[str, tuple[str, ...], np.ndarray]], sigma: f
     return pd.DataFrame(rows, columns=["group", "term1", "term2", "variance", "sd_or_corr"])
 
 
-def tidy(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
-    """One row for each parameter: fixed effects with Wald statistics, then SDs and correlations of the random terms.
+def tidy(fit: MixedModel, level: float, ddf: Method) -> pd.DataFrame:
+    """One row for each parameter: fixed effects with t statistics, then SDs and correlations of the random terms.
 
-    Columns ``effect group term estimate std_error df statistic p_value conf_low conf_high``; ``df`` is infinite for the
-    normal approximation.  Random parameters are called ``sd__x``, ``cor__Intercept.x`` and ``sd__Observation``.
+    Columns ``effect group term estimate std_error df statistic p_value conf_low conf_high``.  Random parameters are called
+    ``sd__x``, ``cor__Intercept.x`` and ``sd__Observation``.
     """
-    interval = wald_interval(fit.fixef, fit.se, level)
-    z = fit.fixef / fit.se
-    fixed = pd.DataFrame(
-        {
-            "effect": "fixed",
-            "group": None,
-            "term": fit.fixef.index,
-            "estimate": fit.fixef.to_numpy(),
-            "std_error": fit.se.to_numpy(),
-            "df": np.inf,
-            "statistic": z.to_numpy(),
-            "p_value": 2 * norm.sf(np.abs(z)),
-            "conf_low": interval["lower"].to_numpy(),
-            "conf_high": interval["upper"].to_numpy(),
-        }
-    )
+    table = coefficients(fit, ddf, level)
+    fixed = table.rename_axis("term").reset_index()
+    fixed.insert(0, "effect", "fixed")
+    fixed.insert(1, "group", None)
     v = fit.varcorr
     names = [
         "sd__Observation" if group == "Residual" else f"cor__{a}.{b}" if b else f"sd__{a}"
