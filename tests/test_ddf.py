@@ -214,7 +214,7 @@ def test_type_3_does_not_depend_on_the_coding(formula):
     renamed = data.assign(f=pd.Categorical(data["f"], ["r", "p", "q"]))
     one, other = lmer(formula, data).anova(), lmer(formula, renamed).anova()
     np.testing.assert_allclose(one["F"], other["F"], rtol=1e-7)
-    np.testing.assert_allclose(one["den_df"], other["den_df"], rtol=0.01)
+    np.testing.assert_allclose(one["den_df"], other["den_df"], rtol=0.02)
 
 
 def test_type_3_is_refused_with_empty_cells():

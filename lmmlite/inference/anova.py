@@ -1,21 +1,20 @@
 """Tests of the terms of the fixed part: types I, II and III, each as a contrast matrix for `ddf.test`.
 
 Type I: each term after those before it, from the Doolittle factor of X'X.  Type II: each term after all that do not contain
-it.  Type III: the effects of the sum-to-zero coding, whatever coding the fit used (SAS; Kuznetsova et al. 2017).
+it.  Type III: effects averaged over the levels of all other factors, whatever coding the fit used (SAS; Kuznetsova et al. 2017).
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Literal
 
-import formulaic
 import numpy as np
 import pandas as pd
 from scipy import linalg, stats
 
-from lmmlite.design import CONTEXT, Design, Side, read_table
+from lmmlite.design import Design, Side, build_side, read_table
 from lmmlite.expressions import tokens_of
-from lmmlite.formula import quote
 from lmmlite.inference.ddf import Method, test
 
 if TYPE_CHECKING:
@@ -64,59 +63,76 @@ def type_1(design: Design) -> dict[str, np.ndarray]:
 
 
 def type_2(design: Design) -> dict[str, np.ndarray]:
-    terms, gram = _kept_columns(design), design.X.T @ design.X
-    factors = set(design.fixed.levels)
+    terms, gram, factors = _kept_columns(design), design.X.T @ design.X, set(design.fixed.levels)
     out = {}
     for term, columns in terms.items():
         above = [j for other, c in terms.items() if _contains(term, other, factors) for j in c]
-        order = [j for j in range(len(gram)) if j not in columns + above] + columns + above
-        U = _doolittle(gram[np.ix_(order, order)])
-        rows = np.zeros((len(columns), len(gram)))
-        rows[:, order] = U[[order.index(j) for j in columns]]
+        rows = np.eye(len(gram))[columns]
+        if above:
+            order = [j for j in range(len(gram)) if j not in columns + above] + columns + above
+            U = _doolittle(gram[np.ix_(order, order)])
+            rows[:, order] = U[[order.index(j) for j in columns]]
         out[term] = rows
     return out
 
 
 def type_3(fit: MixedModel) -> dict[str, np.ndarray]:
-    """With the same model in sum coding, X = X_s A, so its effects of a term are A[columns] β."""
+    """Effects averaged equally over the levels of every other factor.
+
+    In treatment coding the effect of a column then is its coefficient plus, for each column that multiplies it by levels of
+    further factors f, that coefficient over Π n_f; with any other coding, X = X_treatment M carries this over.
+    """
     design = fit.design
-    terms = _kept_columns(design)
-    factors = set(design.fixed.levels)
+    terms, factors = _kept_columns(design), set(design.fixed.levels)
     if not any(_contains(a, b, factors) for a in terms for b in terms):
         return {term: np.eye(len(design.names))[columns] for term, columns in terms.items()}
     if design.dropped:
         raise ValueError(
             f"Type III tests need every cell of the design; {', '.join(design.dropped)} had to be left out. Use type 2 or 1."
         )
-    table = read_table(design, fit.data)
-    coded = formulaic.model_matrix(
-        sum_coded(design.formula.fixed, factors), pd.DataFrame(table), context=CONTEXT, na_action="raise"
-    )
-    A = linalg.lstsq(coded.to_numpy(float), design.X)[0]
-    indices = {tuple(_parts(str(term))): list(columns) for term, columns in coded.model_spec.term_indices.items()}
-    return {term: A[indices[tuple(_parts(term))]] for term in terms}
+    side, M = design.fixed, np.eye(len(design.names))
+    expression = treatment_coded(design.formula.fixed)
+    if expression != design.formula.fixed:
+        table = read_table(design, fit.data)
+        side, columns = build_side(expression, table, design.n)
+        M = linalg.lstsq(np.column_stack(columns), design.X)[0]
+    parts = [_split_name(name) for name in side.names]
+    sizes = {v: len(levels) for v, levels in side.levels.items()}
+    L = np.zeros((len(parts), len(parts)))
+    for j, own in enumerate(parts):
+        for i, other in enumerate(parts):
+            further = [part for part in other if part not in own]
+            if own <= other and all("[T." in part for part in further):
+                L[j, i] = np.prod([1 / sizes[part.split("[T.")[0]] for part in further])
+    indices = {tuple(_parts(term)): columns for term, columns in term_columns(side).items()}
+    return {term: L[indices[tuple(_parts(term))]] @ M for term in terms}
 
 
-def sum_coded(expression: str, factors: set[str]) -> str:
-    """The expression with every factor in sum-to-zero coding."""
-    tokens, out, i = list(tokens_of(expression)), [], 0
-    while i < len(tokens):
-        t = tokens[i]
-        name = t.text.strip("`")
-        call = i + 1 < len(tokens) and tokens[i + 1].text == "(" and t.kind == "name"
-        if call:
-            depth, j = 0, i + 1
-            while depth or j == i + 1:
-                depth += (tokens[j].text == "(") - (tokens[j].text == ")")
-                j += 1
-            inside = tokens[i + 2].text.strip("`")
-            text = expression[t.start : tokens[j - 1].end]
-            out.append(f"C({quote(inside)}, contr.sum)" if t.text == "C" else text)
-            i = j
-            continue
-        out.append(f"C({quote(name)}, contr.sum)" if name in factors and t.kind in ("name", "quoted") else t.text)
-        i += 1
-    return " ".join(out)
+def _split_name(name: str) -> frozenset[str]:
+    """The factors of a column's name, cut at the colons outside brackets: x:f[T.b:c] -> x, f[T.b:c]."""
+    if name == "Intercept":
+        return frozenset()
+    depth, parts, part = 0, [], ""
+    for character in name:
+        depth += (character in "([") - (character in ")]")
+        if character == ":" and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += character
+    return frozenset([*parts, part])
+
+
+def treatment_coded(expression: str) -> str:
+    """The expression with C(f, …) replaced by f, so that every factor has treatment coding."""
+    tokens, out, copied = list(tokens_of(expression)), "", 0
+    for i, t in enumerate(tokens[:-2]):
+        if t.text == "C" and tokens[i + 1].text == "(" and t.start >= copied:
+            depths = itertools.accumulate((u.text == "(") - (u.text == ")") for u in tokens[i + 1 :])
+            end = tokens[i + 1 + next(n for n, depth in enumerate(depths) if depth == 0)].end
+            out += expression[copied : t.start] + expression[tokens[i + 2].start : tokens[i + 2].end]
+            copied = end
+    return out + expression[copied:]
 
 
 def _parts(term: str) -> list[str]:
@@ -134,7 +150,7 @@ def anova(fit: MixedModel, ddf: Method, type: Literal[1, 2, 3]) -> pd.DataFrame:
     for term, L in contrasts.items():
         result = test(fit, L, ddf)
         p = stats.f.sf(result.F, result.num_df, result.den_df)
-        mean = result.F * fit.sigma**2
+        mean = result.F / result.scale * fit.sigma**2
         rows.append((term, mean * result.num_df, mean, result.num_df, result.den_df, result.F, p))
     columns = ["term", "sum_sq", "mean_sq", "num_df", "den_df", "F", "p_value"]
     return pd.DataFrame(rows, columns=columns).set_index("term")

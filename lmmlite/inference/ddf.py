@@ -119,11 +119,12 @@ def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
 
 
 class Test(NamedTuple):
-    """F = (Lβ̂)'(L Var L')⁻¹Lβ̂ / ℓ, scaled by Kenward and Roger's λ, on ℓ and den_df degrees of freedom."""
+    """F = λ (Lβ̂)'(L Var L')⁻¹Lβ̂ / ℓ on ℓ and den_df degrees of freedom; the scale λ is 1 but for Kenward and Roger."""
 
     F: float
     num_df: int
     den_df: float
+    scale: float = 1.0
 
 
 def satterthwaite_test(L: np.ndarray, beta: np.ndarray, V: np.ndarray, parts: Satterthwaite) -> Test:
@@ -165,7 +166,8 @@ def kenward_roger_test(L: np.ndarray, beta: np.ndarray, parts: KenwardRoger) -> 
     m = 4 + (ell + 2) / (ell * rho - 1)
     lam = m / (E * (m - 2))
     estimate = L @ beta
-    return Test(float(lam / ell * estimate @ np.linalg.solve(L @ parts.Phi_A @ L.T, estimate)), ell, float(m))
+    F = lam / ell * estimate @ np.linalg.solve(L @ parts.Phi_A @ L.T, estimate)
+    return Test(float(F), ell, float(m), float(lam))
 
 
 def test(fit: MixedModel, L: np.ndarray, ddf: Method) -> Test:
