@@ -6,8 +6,12 @@ from lmmlite.datasets import dataset_card, dataset_names, load_dataset
 from lmmlite.design import build_design
 from lmmlite.expressions import FormulaError
 from lmmlite.formula import parse_formula
+from lmmlite.inference.compare import compare
+from lmmlite.inference.rlrt import exact_lrt, exact_rlrt
+from lmmlite.means import means, pairwise
 from lmmlite.model import MixedModel, lmer
 from lmmlite.optimize import minimize
+from lmmlite.report import report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,11 +19,17 @@ __all__ = [
     "FormulaError",
     "MixedModel",
     "build_design",
+    "compare",
     "crossproducts",
     "dataset_card",
     "dataset_names",
+    "exact_lrt",
+    "exact_rlrt",
     "lmer",
     "load_dataset",
+    "means",
     "minimize",
+    "pairwise",
     "parse_formula",
+    "report",
 ]

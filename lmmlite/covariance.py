@@ -41,7 +41,7 @@ class Template:
 
     def free(self, theta: np.ndarray) -> np.ndarray:
         """For each own entry whether its column of T is not zero: entries of a zero column stand at the boundary."""
-        return self.factor(theta).any(axis=0)[self.cols]
+        return np.asarray(self.factor(theta).any(axis=0))[self.cols]
 
     def directions(self) -> np.ndarray:
         """∂T/∂θᵢ for each own entry: (m, k, k), one 1 in each."""

@@ -65,5 +65,6 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
         else:
             place = dict(cp.others)[g]
             own = G[place, place].reshape(len(T), cp.sizes[g], len(T), cp.sizes[g])
-            out[g] = variance * np.einsum("ac,cldl,bd->lab", T, own, T, optimize=True)
+            S = np.linalg.solve(criterion.maps[g], s.T[g])  # the rotation of T in which s.G stands
+            out[g] = variance * np.einsum("ac,cldl,bd->lab", S, own, S, optimize=True)
     return out

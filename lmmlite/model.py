@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lmmlite import prediction, tidy
+from lmmlite import diagnostics, effects, prediction, tidy
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.design import Design, build_design
 from lmmlite.fitted import Estimates
 from lmmlite.formula import parse_formula, update_formula
 from lmmlite.inference import anova as anova_
+from lmmlite.inference import compare as compare_
 from lmmlite.inference import ddf as ddf_
 from lmmlite.optimize import minimize
 from lmmlite.summary import Summary, describe
@@ -144,8 +145,11 @@ class MixedModel(Estimates):
         random: bool | Sequence[str] = True,
         new_levels: prediction.NewLevels = "error",
         offset: Any = None,
-    ) -> pd.Series:
-        """Predicted responses.
+        interval: prediction.Interval | None = None,
+        level: float = 0.95,
+        weights: Any = None,
+    ) -> Any:
+        """Predicted responses: a Series, or with ``interval`` a DataFrame ``fit se lower upper``.
 
         Parameters
         ----------
@@ -157,8 +161,13 @@ class MixedModel(Estimates):
             What to do with levels of a grouping factor that the fit has not seen: raise, or take a random effect of zero.
         offset : str or array-like, optional
             Offset of the new rows, where the fit had one; by default the column that the fit used.
+        interval : {"confidence", "prediction"}, optional
+            For the mean, or for a new observation; standard errors are joint in fixed and random effects, variances known.
+        level : float
+        weights : str or array-like, optional
+            Prior weights of the rows for a prediction interval; by default 1 for new rows.
         """
-        return prediction.predict(self, new, random, new_levels, offset)
+        return prediction.predict(self, new, random, new_levels, offset, interval, level, weights)
 
     def simulate(self, n: int = 1, seed: Any = None) -> pd.DataFrame:
         """Draw n new responses with new random effects and residuals: nobs × n."""
@@ -199,6 +208,58 @@ class MixedModel(Estimates):
     def tidy(self, level: float = 0.95, ddf: ddf_.Method = "satterthwaite") -> pd.DataFrame:
         """One row for each parameter; see `lmmlite.tidy`."""
         return tidy.tidy(self, level, ddf)
+
+    def simulate_effects(self, n: int = 1000, seed: Any = None) -> pd.DataFrame:
+        """Mean, median and SD of fixed and random effects drawn jointly given y; see `lmmlite.effects`."""
+        return effects.simulate_effects(self, n, seed)
+
+    def expected_rank(self, group: str, term: str = "Intercept") -> pd.DataFrame:
+        """Expected ranks of the levels of a grouping factor; see `lmmlite.effects`."""
+        return effects.expected_rank(self, group, term)
+
+    def drop1(self, ddf: ddf_.Method | None = None) -> pd.DataFrame:
+        """Test of each fixed term that can be left out: by likelihood ratio (ML), or by F with ``ddf``."""
+        return compare_.drop1(self, ddf)
+
+    def ranova(self) -> pd.DataFrame:
+        """Likelihood-ratio test of each random term."""
+        return compare_.ranova(self)
+
+    def conditional_aic(self) -> pd.Series:
+        """Conditional log-likelihood, effective degrees of freedom and AIC; see `lmmlite.inference.compare`."""
+        return compare_.conditional_aic(self)
+
+    def r2(self) -> pd.Series:
+        """R²: ``model fixed random`` (rsq) and ``marginal conditional`` (Nakagawa & Schielzeth, Johnson)."""
+        return diagnostics.r2(self)
+
+    def icc(self, level: float = 0.95) -> pd.DataFrame:
+        """Intraclass correlation of each grouping factor, with an interval."""
+        return diagnostics.icc(self, level)
+
+    def rePCA(self, scaled: bool = True) -> dict[str, pd.DataFrame]:
+        """Principal components of each random term: SDs and directions."""
+        return diagnostics.rePCA(self, scaled)
+
+    def singularity_report(self) -> str:
+        """In plain words: which random directions have no variance, and what to try."""
+        return diagnostics.singularity_report(self)
+
+    def leverage(self) -> pd.DataFrame:
+        """Diagonal of the hat matrix, with its fixed and random parts."""
+        return diagnostics.leverage(self)
+
+    def influence(self, group: str | None = None) -> pd.DataFrame:
+        """Estimates without each level of a grouping factor, or without each row (at fixed θ)."""
+        return diagnostics.influence(self, group)
+
+    def dfbetas(self, group: str | None = None) -> pd.DataFrame:
+        """Changes of the fixed effects by deletion, in standard errors."""
+        return diagnostics.dfbetas(self, group)
+
+    def cooks_distance(self, group: str | None = None) -> pd.Series:
+        """Cook's distance of each level of a grouping factor, or of each row."""
+        return diagnostics.cooks_distance(self, group)
 
     def glance(self) -> pd.DataFrame:
         """One row of measures of the fit."""

@@ -1,19 +1,39 @@
-"""Fitted values, predictions for old and new groups, and simulation from a fitted model."""
+"""Fitted values, predictions with their errors for old and new groups, and simulation from a fitted model.
+
+A confidence interval is for the mean that ``random`` chooses: x'β + z'b of the row's own groups, x'β of the population, or with
+the effects of the factors that are named.  A group that the fit has not seen has a mean of its own, too, of which only the
+distribution is known: its random effects enter with their whole variance (the population's mean is had by random=False).
+A prediction interval is for a new response: it adds the residual's variance σ²/w, and the whole variance of the random effects
+of the factors that ``random`` leaves out, since the row belongs to some level of those.
+
+Standard errors are joint in (β̂ − β, b̂ − b), whose correlated errors nearly cancel for well-observed groups.  θ and σ count as
+known, so intervals are too short where few groups estimate a variance.
+
+References
+----------
+Henderson (1975). Best linear unbiased estimation and prediction under a selection model. Biometrics 31:423.
+Robinson (1991). That BLUP is a good thing. Statistical Science 6:15.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
+from lmmlite.effects import JointErrors
 from lmmlite.table import Levels, Table, as_column, read_columns
 
 if TYPE_CHECKING:
+    from lmmlite.fitted import Estimates
     from lmmlite.model import MixedModel
 
 NewLevels = Literal["error", "population"]
+Interval = Literal["confidence", "prediction"] | None
 
 
 def _sum_columns(columns: list[np.ndarray], effects: np.ndarray, n: int) -> np.ndarray:
@@ -24,7 +44,7 @@ def _sum_columns(columns: list[np.ndarray], effects: np.ndarray, n: int) -> np.n
     return out
 
 
-def fitted(fit: MixedModel, random: bool = True) -> np.ndarray:
+def fitted(fit: Estimates, random: bool = True) -> np.ndarray:
     """Xβ̂ + offset, and Zb̃ with ``random``, for the rows of the fit."""
     design = fit.design
     out = _sum_columns(design.x_columns, fit.fixef.to_numpy(), design.n)
@@ -32,7 +52,7 @@ def fitted(fit: MixedModel, random: bool = True) -> np.ndarray:
     return out + (random_part(fit, fit._b) if random else 0)
 
 
-def random_part(fit: MixedModel, b: list[np.ndarray]) -> np.ndarray:
+def random_part(fit: Estimates, b: list[np.ndarray]) -> np.ndarray:
     """Zb for the rows of the fit; b holds (levels, k) for each grouping factor."""
     design, out = fit.design, np.zeros(fit.design.n)
     for term, place in zip(design.terms, fit._places, strict=True):
@@ -41,41 +61,122 @@ def random_part(fit: MixedModel, b: list[np.ndarray]) -> np.ndarray:
 
 
 def predict(
-    fit: MixedModel, new: Any, random: bool | Sequence[str], new_levels: NewLevels, offset: Any = None
-) -> pd.Series:
-    """Predictions on the response's scale; see `MixedModel.predict`."""
-    chosen = _chosen_groups(fit, random)
+    fit: MixedModel,
+    new: Any,
+    random: bool | Sequence[str],
+    new_levels: NewLevels,
+    offset: Any = None,
+    interval: Interval = None,
+    level: float = 0.95,
+    weights: Any = None,
+) -> Any:
+    """Predictions on the response's scale, with standard errors and intervals if asked for; see `MixedModel.predict`.
+
+    Parameters
+    ----------
+    interval : {None, "confidence", "prediction"}
+        None gives a Series; otherwise a DataFrame ``fit se lower upper``: for the mean or for a new response, as explained at
+        the top of this module, fit ± z · se with z the normal quantile of (1 + level)/2.
+    weights : str or array-like, optional
+        Prior weights w of the new rows; 1 if not given, those of the fit for its own rows.
+    """
+    if interval not in (None, "confidence", "prediction"):
+        raise ValueError(f"interval is None, 'confidence' or 'prediction', not {interval!r}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}.")
     if new_levels not in ("error", "population"):
         raise ValueError(f"new_levels is 'error' or 'population', not {new_levels!r}.")
+    rows = _rows(fit, new, _chosen_groups(fit, random), new_levels, offset, weights, interval == "prediction")
+    mean = rows.offset + _sum_columns(rows.x, fit.fixef.to_numpy(), len(rows.index))
+    for code, z, b in zip(rows.codes, rows.z, fit._b, strict=True):
+        mean += _sum_columns(z, np.where(code[:, None] < 0, 0.0, b[code]), len(mean))
+    if interval is None:
+        return pd.Series(mean, rows.index, name="fit")
+    errors = JointErrors(fit)
+    x, zT = rows.scaled(errors.T)
+    variance = errors.variances(x, rows.codes, zT)
+    for code, v in zip(rows.codes, zT, strict=True):
+        variance += np.where(code < 0, (v**2).sum(axis=1), 0.0)
+    se = fit.sigma * np.sqrt(variance + (1 / rows.weights if interval == "prediction" else 0))
+    half = norm.ppf((1 + level) / 2) * se
+    return pd.DataFrame({"fit": mean, "se": se, "lower": mean - half, "upper": mean + half}, rows.index)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of [X Z] in the user's units, before any estimate is applied to them.
+
+    Attributes
+    ----------
+    index : pandas.Index
+    x : list of (n,) arrays
+    codes : list of (n,) int arrays
+        Levels on each grouping factor, −1 for unseen ones and where the factor is left out.
+    z : list of lists of (n,) arrays
+        Columns of Z of each grouping factor; empty for factors that are not needed.
+    offset, weights : (n,) arrays
+    """
+
+    index: pd.Index
+    x: list[np.ndarray]
+    codes: list[np.ndarray]
+    z: list[list[np.ndarray]]
+    offset: np.ndarray
+    weights: np.ndarray
+
+    def scaled(self, factors: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """X, (n, p), and v' = z'T of each grouping factor, (n, k), zero for factors that are not needed."""
+        n = len(self.index)
+        zT = [np.column_stack(z) @ T if z else np.zeros((n, len(T))) for z, T in zip(self.z, factors, strict=True)]
+        return np.column_stack([np.empty((n, 0)), *self.x]), zT
+
+
+def own_rows(fit: MixedModel, codes: list[np.ndarray] | None = None) -> Rows:
+    """The rows of the fit, with their own level codes or others."""
+    design = fit.design
+    z = [[c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))]
+    offset = np.zeros(design.n) if design.offset is None else design.offset
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    return Rows(design.index, design.x_columns, codes or [g.codes for g in design.groups], z, offset, weights)
+
+
+def _rows(
+    fit: MixedModel, new: Any, chosen: set[str], new_levels: NewLevels, offset: Any, weights: Any, whole: bool
+) -> Rows:
+    """Rows of the fit or of new data: levels of the chosen grouping factors, Z of those or, with ``whole``, of all."""
     design = fit.design
     if new is None:
-        pairs = zip(fit._b, design.groups, strict=True)
-        effects = [b if levels.name in chosen else np.zeros_like(b) for b, levels in pairs]
-        return pd.Series(fitted(fit, random=False) + random_part(fit, effects), design.index, name="fit")
-
-    terms = [pair for pair in zip(design.terms, fit._places, strict=True) if pair[0].bar.group in chosen]
+        rows = own_rows(fit, [g.codes if g.name in chosen else np.full(design.n, -1) for g in design.groups])
+        z = [z if whole or g.name in chosen else [] for z, g in zip(rows.z, design.groups, strict=True)]
+        return replace(rows, z=z)
     if design.offset is not None and offset is None:
         offset = fit.columns[1]
         if offset is None:
             raise ValueError("The model's offset was given as an array: give the offset of the new rows, too.")
-    numbers = dict.fromkeys(v for side in (design.fixed, *(t.side for t, _ in terms)) for v in side.variables)
-    numbers |= {offset: None} if isinstance(offset, str) else {}
-    labels = dict.fromkeys(f for t, _ in terms for f in t.bar.factors)
+    terms = [t for t in design.terms if whole or t.bar.group in chosen]
+    factors = {t.group: t.bar.factors for t in terms if t.bar.group in chosen}
+    numbers = dict.fromkeys(v for side in (design.fixed, *(t.side for t in terms)) for v in side.variables)
+    numbers |= {given: None for given in (offset, weights) if isinstance(given, str)}
+    labels = dict.fromkeys(f for names in factors.values() for f in names)
     series = read_columns(new, [*numbers, *labels]) if numbers or labels else {}
     index = next(iter(series.values())).index if series else getattr(new, "index", pd.RangeIndex(len(new)))
     n = len(index)
     table: Table = {v: as_column(series[v], v)[0] for v in numbers}
 
+    def known(given: Any) -> np.ndarray:
+        return np.broadcast_to(np.asarray(table[given] if isinstance(given, str) else given, np.float64), (n,))
+
     columns = zip(design.fixed.columns(table, n), design.fixed.names, strict=True)
-    kept = [column for column, name in columns if name not in design.dropped]
-    out = _sum_columns(kept, fit.fixef.to_numpy(), n)
-    if design.offset is not None:
-        out += np.asarray(table[offset] if isinstance(offset, str) else offset, np.float64)
-    for term, place in terms:
-        codes = _codes(design.groups[term.group], [series[f] for f in term.bar.factors], new_levels)
-        effects_of_rows = np.where((codes < 0)[:, None], 0.0, fit._b[term.group][codes][:, place])
-        out += _sum_columns(term.side.columns(table, n), effects_of_rows, n)
-    return pd.Series(out, index, name="fit")
+    x = [column for column, name in columns if name not in design.dropped]
+    codes, z = [], []
+    for g, levels in enumerate(design.groups):
+        z.append([c for t in terms if t.group == g for c in t.side.columns(table, n)])
+        own = [series[f] for f in factors.get(g, ())]
+        codes.append(_codes(levels, own, new_levels) if own else np.full(n, -1))
+    w = known(1 if weights is None else weights)
+    if (w <= 0).any():
+        raise ValueError(f"Weights must be positive; row {int(np.flatnonzero(w <= 0)[0])} has {w[w <= 0][0]:g}.")
+    return Rows(index, x, codes, z, known(0 if design.offset is None else offset), w)
 
 
 def _codes(levels: Levels, columns: list[pd.Series], new_levels: NewLevels) -> np.ndarray:
