@@ -9,10 +9,10 @@ neither a large offset nor the units of a column costs digits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import blas
+from scipy.linalg import blas, null_space
 
 from lmmlite import blocks
 from lmmlite.basis import Basis, FixedRows, Scaled, scaled
@@ -114,6 +114,16 @@ def crossproducts(design: Design) -> CrossProducts:
         Rd,
         W,
     )
+
+
+def hold(cp: CrossProducts, j: int, value: float) -> tuple[CrossProducts, np.ndarray, np.ndarray]:
+    """Cross-products with fixed effect j held at a value; c₀ and N with the old coefficients of X = c₀ + N · the new ones."""
+    q, a = cp.rest.q, cp.basis.scale * cp.basis.to_user[j]
+    c0, N = a * (value - cp.basis.beta[j]) / (a @ a), null_space(a[None])
+    M = np.block([[N, -c0[:, None]], [np.zeros((1, cp.p - 1)), np.ones((1, 1))]])
+    W = np.hstack([cp.W[:, :q], cp.W[:, q:] @ M])
+    W = np.vstack([W[:q], M.T @ W[q:]])
+    return replace(cp, p=cp.p - 1, Rd=np.einsum("kdl,de->kel", cp.Rd, M), W=W), c0, N
 
 
 class _Sums:

@@ -307,6 +307,8 @@ def _read(
 
 def read_table(design: Design, data: Any) -> Table:
     """The variables of the fixed part once more, in the rows of the fit."""
+    if data is None:
+        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
     series = read_columns(data, design.fixed.variables) if design.fixed.variables else {}
     return {name: _keep(as_column(s, name)[0], design.kept) for name, s in series.items()}
 

@@ -18,8 +18,11 @@ from lmmlite.design import Design, build_design
 from lmmlite.fitted import Estimates
 from lmmlite.formula import parse_formula, update_formula
 from lmmlite.inference import anova as anova_
+from lmmlite.inference import bootstrap as bootstrap_
 from lmmlite.inference import compare as compare_
 from lmmlite.inference import ddf as ddf_
+from lmmlite.inference import profile as profile_
+from lmmlite.inference.replicates import with_response
 from lmmlite.optimize import minimize
 from lmmlite.summary import Summary, describe
 
@@ -84,15 +87,52 @@ def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...],
     return MixedModel(design, criterion, optimum, data, columns)
 
 
+def _plot(name: str) -> Any:
+    """A method that draws with `lmmlite.plots` (matplotlib is imported when something is drawn)."""
+
+    def method(self: MixedModel, *args: Any, **options: Any) -> Any:
+        from lmmlite import plots
+
+        return getattr(plots, name)(self, *args, **options)
+
+    method.__name__, method.__doc__ = name, f"See `lmmlite.plots.{name}`."
+    return method
+
+
 class MixedModel(Estimates):
     """A fitted linear mixed model y = Xβ + Zb + ε, b ~ N(0, σ²ΛΛ'), ε ~ N(0, σ²W⁻¹).
 
     Numbers are properties (see `Estimates`), tables are pandas, and nothing changes the fit.
     """
 
-    def confint(self, level: float = 0.95) -> pd.DataFrame:
-        """Wald intervals of the fixed effects: estimate ± z · SE, columns ``lower`` and ``upper``."""
+    def confint(
+        self, method: Literal["wald", "profile", "boot"] = "wald", level: float = 0.95, **options: Any
+    ) -> pd.DataFrame:
+        """Intervals, columns ``lower`` and ``upper``.
+
+        Parameters
+        ----------
+        method : {"wald", "profile", "boot"}
+            Fixed effects ± z · SE; or every parameter by its profile likelihood, or by parametric bootstrap.
+        level : float
+        **options
+            Of `profile` or `bootstrap`, such as ``n``, ``seed`` and ``n_jobs``.
+        """
+        if method == "profile":
+            return self.profile(alphamax=1 - level, **options).confint(level)
+        if method == "boot":
+            return self.bootstrap(**options).confint(level)
+        if method != "wald":
+            raise ValueError(f"method is 'wald', 'profile' or 'boot', not {method!r}.")
         return tidy.wald_interval(self.fixef, self.se, level)
+
+    def profile(self, which: str | Sequence[str] | None = None, **options: Any) -> profile_.Profile:
+        """Profile likelihood of some or all parameters; see `lmmlite.inference.profile.profile`."""
+        return profile_.profile(self, which, **options)
+
+    def bootstrap(self, n: int = 1000, statistic: Any = None, seed: Any = None, **options: Any) -> bootstrap_.Bootstrap:
+        """Bootstrap a statistic, by default all parameters; see `lmmlite.inference.bootstrap.bootstrap`."""
+        return bootstrap_.bootstrap(self, n, statistic, seed, **options)
 
     @cached_property
     def satterthwaite(self) -> ddf_.Satterthwaite:
@@ -182,7 +222,7 @@ class MixedModel(Estimates):
             )
         if not np.isfinite(values).all():
             raise ValueError(f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}.")
-        return _fit(replace(self.design, y=values), self.data, self.reml, self.columns)
+        return with_response(_fit(replace(self.design, y=values), self.data, self.reml, self.columns))
 
     def refit_ml(self) -> MixedModel:
         """The same model by maximum likelihood."""
@@ -191,6 +231,10 @@ class MixedModel(Estimates):
 
     def update(self, formula: str) -> MixedModel:
         """Fit a changed formula to the same data: ``.`` stands for the old response or terms, as in ``". ~ . - x"``."""
+        if self.data is None:
+            raise ValueError(
+                "This fit has a response that no column holds (refit): put it into the data and call lmer."
+            )
         given = [
             name or array for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)
         ]
@@ -268,6 +312,21 @@ class MixedModel(Estimates):
     def augment(self) -> pd.DataFrame:
         """The data used, with ``fitted``, ``fixed`` and ``resid``."""
         return tidy.augment(self)
+
+    plot_ranef = _plot("plot_ranef")
+    plot_fixef = _plot("plot_fixef")
+    plot_sizes = _plot("plot_sizes")
+    plot_residuals = _plot("plot_residuals")
+    plot_scale_location = _plot("plot_scale_location")
+    plot_qq = _plot("plot_qq")
+    plot_groups = _plot("plot_groups")
+    plot_shrinkage = _plot("plot_shrinkage")
+
+    def plot_profile(self, parameters: Sequence[str] | None = None, **options: Any) -> Any:
+        """ζ of some or all parameters, profiled for it; see `lmmlite.plots.plot_profile`."""
+        from lmmlite import plots
+
+        return plots.plot_profile(self.profile(parameters), **options)
 
     def __repr__(self) -> str:
         return describe(self)

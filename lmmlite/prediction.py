@@ -203,18 +203,18 @@ def _chosen_groups(fit: MixedModel, random: bool | Sequence[str]) -> set[str]:
     return set(random)
 
 
+def draw(rng: np.random.Generator, fit: MixedModel, mean: np.ndarray, T: list[np.ndarray], sigma: float) -> np.ndarray:
+    """A response with this mean for the rows of a fit, normal random effects with factors σT and normal residuals."""
+    design = fit.design
+    b = [sigma * rng.standard_normal((g.size, len(t))) @ t.T for g, t in zip(design.groups, T, strict=True)]
+    spread = sigma if design.weights is None else sigma / np.sqrt(design.weights)
+    return mean + random_part(fit, b) + spread * rng.standard_normal(design.n)
+
+
 def simulate(fit: MixedModel, n: int, seed: Any) -> pd.DataFrame:
     """New responses from the fitted model; see `MixedModel.simulate`."""
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
-    rng, design = np.random.default_rng(seed), fit.design
-    mean = fitted(fit, random=False)
-    spread = fit.sigma if design.weights is None else fit.sigma / np.sqrt(design.weights)
-    out = np.empty((design.n, n))
-    for i in range(n):
-        b = [
-            fit.sigma * rng.standard_normal((levels.size, len(T))) @ T.T
-            for levels, T in zip(design.groups, fit._T, strict=True)
-        ]
-        out[:, i] = mean + random_part(fit, b) + spread * rng.standard_normal(design.n)
-    return pd.DataFrame(out, design.index, [f"sim_{i + 1}" for i in range(n)])
+    rng, mean = np.random.default_rng(seed), fitted(fit, random=False)
+    columns = [draw(rng, fit, mean, fit._T, fit.sigma) for _ in range(n)]
+    return pd.DataFrame(np.column_stack(columns), fit.design.index, [f"sim_{i + 1}" for i in range(n)])

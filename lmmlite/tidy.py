@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
 from lmmlite.inference.ddf import Method, coefficients
+from lmmlite.table import read_columns
 
 if TYPE_CHECKING:
+    from lmmlite.fitted import Estimates
     from lmmlite.model import MixedModel
 
 
@@ -34,6 +37,35 @@ def varcorr(covariances: list[tuple[str, tuple[str, ...], np.ndarray]], sigma: f
             rows.append((name, terms[i], terms[j], cov[i, j], cov[i, j] / product if product else np.nan))
     rows.append(("Residual", "", "", sigma**2, sigma))
     return pd.DataFrame(rows, columns=["group", "term1", "term2", "variance", "sd_or_corr"])
+
+
+def random_parameters(fit: Estimates) -> Iterator[tuple[str, int, int, int]]:
+    """(name, grouping factor, i, j) of each SD (i = j) and correlation of the coefficients i > j of that factor, in lme4's order."""
+    places = [
+        (term.group, place.start + stop - size, size)
+        for term, place in zip(fit.design.terms, fit._places, strict=True)
+        for size, stop in zip(term.sizes, np.cumsum(term.sizes), strict=True)
+    ]
+    for (label, terms, _), (g, start, size) in zip(fit.covariances, places, strict=True):
+        for j in range(size):
+            yield f"sd_{terms[j]}|{label}", g, start + j, start + j
+            for i in range(j + 1, size):
+                yield f"cor_{terms[i]}.{terms[j]}|{label}", g, start + i, start + j
+
+
+def named(fit: Estimates, T: list[np.ndarray], sigma: float, fixef: Any) -> dict[str, float]:
+    """Parameters by name from relative factors, σ and β; nan for a correlation with something that does not vary."""
+    out = {}
+    for name, g, i, j in random_parameters(fit):
+        a, b = np.linalg.norm(T[g][i]), np.linalg.norm(T[g][j])
+        correlation = T[g][i] @ T[g][j] / (a * b) if a * b else np.nan
+        out[name] = float(sigma * a if i == j else np.clip(correlation, -1, 1))
+    return out | {"sigma": float(sigma)} | dict(zip(fit.design.names, map(float, fixef), strict=True))
+
+
+def parameters(fit: Estimates) -> pd.Series:
+    """Every parameter by name: SDs and correlations of the random terms, ``sigma``, fixed effects."""
+    return pd.Series(named(fit, fit._T, fit.sigma, fit.fixef), name="estimate")
 
 
 def tidy(fit: MixedModel, level: float, ddf: Method) -> pd.DataFrame:
@@ -63,9 +95,16 @@ def glance(fit: MixedModel) -> pd.DataFrame:
 
 def augment(fit: MixedModel) -> pd.DataFrame:
     """The rows used, with ``fitted``, ``fixed`` (population prediction) and ``resid``."""
-    design = fit.design
-    data = (
-        fit.data if isinstance(fit.data, pd.DataFrame) else pd.DataFrame({c: np.asarray(fit.data[c]) for c in fit.data})
-    )
-    used = data if design.kept is None else data[design.kept]
-    return used.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())
+    data = own_frame(fit)
+    return data.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())
+
+
+def own_frame(fit: Estimates) -> pd.DataFrame:
+    """The data of a fit as a pandas frame, in the rows used."""
+    if fit.data is None:
+        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
+    data = fit.data
+    if not isinstance(data, pd.DataFrame):
+        names = list(map(str, getattr(data, "columns", data)))
+        data = pd.DataFrame(dict(read_columns(data, names)))
+    return data if fit.design.kept is None else data[fit.design.kept]

@@ -149,7 +149,7 @@ def test_predict_needs_its_columns():
         (lambda fit: fit.refit(np.full(60, np.nan)), "not finite in row 0"),
         (lambda fit: fit.residuals("working"), "'response', 'pearson'"),
         (lambda fit: fit.ranef_cov("h"), "it has g"),
-        (lambda fit: fit.confint(95), "between 0 and 1"),
+        (lambda fit: fit.confint(level=95), "between 0 and 1"),
         (lambda fit: fit.simulate(0), "at least 1"),
     ],
 )

@@ -220,6 +220,26 @@ def test_refit_and_update(sleep):
     assert changed.criterion == pytest.approx(same.criterion, abs=1e-10)
 
 
+def test_a_refit_can_be_updated(sleep):
+    """The new response, not the old one, is what the changed formula is fitted to."""
+    data = load_dataset("sleepstudy")
+    y = sleep.simulate(1, seed=3)["sim_1"]
+    changed = sleep.refit(y).update(". ~ . - Days")
+    same = lmer("Reaction ~ 1 + (Days | Subject)", data.assign(Reaction=y))
+    assert changed.criterion == pytest.approx(same.criterion, abs=1e-9)
+    logged = lmer("np.log(Reaction) ~ Days + (1 | Subject)", data)
+    with pytest.raises(ValueError, match="no column holds"):
+        logged.refit(np.log(y)).update(". ~ . - Days")
+
+
+def test_polars_data_can_be_augmented():
+    data = random_data(4)
+    data.loc[3, "x"] = np.nan
+    fit = lmer("y ~ x + (1 | g)", pl.DataFrame({c: data[c].to_list() for c in data}))
+    assert len(fit.augment()) == fit.nobs == 59
+    assert fit.anova()["F"].notna().all()
+
+
 def test_refit_ml_is_the_ml_fit(sleep):
     ml = lmer("Reaction ~ Days + (Days | Subject)", load_dataset("sleepstudy"), reml=False)
     assert sleep.refit_ml().criterion == pytest.approx(ml.criterion, abs=1e-9)
