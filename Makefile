@@ -16,7 +16,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book test test-pages notebooks reference bench lint clean
+.PHONY: help book test test-pages notebooks reference coverage bench lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,6 +52,9 @@ notebooks: .venv/installed  ## execute book/text/*.md into book/*.ipynb
 
 reference: .venv/installed  ## make tests/reference/*.json anew (needs R with lme4)
 	for script in tests/reference/*.R; do Rscript "$$script"; done
+
+coverage: .venv/installed  ## simulate the coverage of intervals (half an hour); writes book/data/coverage.csv
+	$(BIN)/python tools/coverage_study.py
 
 bench: .venv/installed  ## time lmmlite against its peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from dask.distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 from random_models import FORMULAS, random_data
 from scipy import stats
@@ -285,3 +286,14 @@ def test_models_that_do_not_compare(sleep):
     larger = lmer("Reaction ~ np.exp(Days / 10) + I(Days**2) + np.sin(Days) + np.cos(Days) + (1 | Subject)", data)
     with pytest.raises(ValueError, match="not nested"):
         pb_compare(sleep, larger)
+
+
+def test_any_joblib_backend_gives_the_same_numbers(sleep):
+    """A cluster, here dask.distributed's local one, replicates exactly what one process does."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster),
+        joblib.parallel_backend("dask"),
+    ):
+        spread = bootstrap(sleep, 12, seed=3, n_jobs=None)
+    pd.testing.assert_frame_equal(spread.replicates, bootstrap(sleep, 12, seed=3).replicates)
