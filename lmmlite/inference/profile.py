@@ -1,7 +1,7 @@
 """Likelihood profiles of every parameter, on the scale of standard deviations and correlations.
 
 For a parameter ψ the profile is D(ψ) = min of the ML deviance over all others, and ζ(ψ) = sign(ψ − ψ̂) √(D(ψ) − D(ψ̂)), which is
-standard normal to a good approximation; {|ζ| ≤ z} is the profile interval.  Each kind of parameter is held fixed so that what is
+standard normal to a good approximation; {abs(ζ) ≤ z} is the profile interval.  Each kind of parameter is held fixed so that what is
 left is a smooth function without constraints, with exact gradient and Hessian:
 
 - a fixed effect by a change of basis of the cross-products: y loses the fixed part, X the direction;
@@ -240,11 +240,11 @@ class _Path:
         return [replace(self, kind="sd", rows=(g, i, i), name=names[g, i, i], estimate=0.0).at(0.0) for i in rows]
 
     def walk(self, start: Point, direction: int, target: float) -> tuple[list[Point], str]:
-        """Points from ``start`` until |ζ| reaches the target or the parameter its bound; why it stopped before, if so."""
+        """Points from ``start`` until abs(ζ) reaches the target or the parameter its bound; why it stopped before, if so."""
         points, step, bound = [start], self.step, self.bounds[direction > 0]
         while abs(points[-1].zeta) < target and points[-1].value != bound:
             if len(points) > _POINTS:
-                return points, f"|ζ| stays below {target:.2f} up to {points[-1].value:.6g}"
+                return points, f"abs(ζ) stays below {target:.2f} up to {points[-1].value:.6g}"
             last = points[-1]
             value = last.value + direction * step
             value = bound if (bound - value) * direction <= 0 else value
@@ -300,7 +300,7 @@ class Profile:
         return pd.DataFrame(rows)
 
     def confint(self, level: float = 0.95) -> pd.DataFrame:
-        """{|ζ| ≤ z}, columns ``lower`` and ``upper``: the ends are roots of ζ ∓ z, found by further refits.
+        """{abs(ζ) ≤ z}, columns ``lower`` and ``upper``: the ends are roots of ζ ∓ z, found by further refits.
 
         Where ζ does not reach z the end is that of the parameter's range (0; −1 or 1), or missing with a warning.
         """

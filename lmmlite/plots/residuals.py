@@ -19,7 +19,7 @@ _ROOT = 0.822179  # E√|e| of a standard normal e, 2^¼ Γ(¾)/√π
 def smooth(x: np.ndarray, y: np.ndarray, span: float = 0.6, points: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """Local lines: at some x₀ each the weighted least-squares line through the nearest ``span`` of the points.
 
-    Weights are (1 − (|x − x₀|/h)³)³ with h the distance of the furthest of these points.
+    Weights are (1 − (abs(x − x₀)/h)³)³ with h the distance of the furthest of these points.
 
     References
     ----------
