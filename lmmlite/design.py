@@ -20,7 +20,7 @@ from lmmlite.expressions import NUMPY_FUNCTIONS, check_expression, plain_terms
 from lmmlite.formula import Bar, Formula
 from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, read_columns
 
-#: What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
+# What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
 CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
 
 
