@@ -270,8 +270,8 @@ class MixedModel(Estimates):
         return compare_.ranova(self)
 
     def conditional_aic(self) -> pd.Series:
-        """Conditional log-likelihood, effective degrees of freedom and AIC; see `lmmlite.inference.compare`."""
-        return compare_.conditional_aic(self)
+        """Conditional log-likelihood, effective degrees of freedom and AIC; see `lmmlite.diagnostics`."""
+        return diagnostics.conditional_aic(self)
 
     def r2(self) -> pd.Series:
         """R²: ``model fixed random`` (rsq) and ``marginal conditional`` (Nakagawa & Schielzeth, Johnson)."""

@@ -11,7 +11,8 @@ from random_models import FORMULAS, dense_Lambda, random_data
 from scipy.stats import chi2
 
 from lmmlite import lmer, load_dataset
-from lmmlite.inference.compare import compare, conditional_aic, drop1, ranova
+from lmmlite.diagnostics import conditional_aic
+from lmmlite.inference.compare import compare, drop1, ranova
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "compare.json").read_text())
 LABS = ["y ~ x + (1 | Group)", "y ~ x + (1 | Group) + (0 + x | Group)", "y ~ x + (1 + x | Group)"]

@@ -1,4 +1,4 @@
-"""Models compared: likelihood-ratio tests that know about boundaries, single-term deletions, marginal and conditional AIC.
+"""Models compared: likelihood-ratio tests that know about boundaries, single-term deletions.
 
 A variance cannot be negative, so under the hypothesis that it is zero the likelihood-ratio statistic is not χ² but, where the
 rows fall into many independent groups, a mixture of χ² distributions (chi-bar-square).  Two mixtures are known and used here:
@@ -13,8 +13,6 @@ References
 ----------
 Self & Liang (1987). Asymptotic properties of maximum likelihood estimators … under nonstandard conditions. JASA 82:605.
 Stram & Lee (1994). Variance components testing in the longitudinal mixed effects model. Biometrics 50:1171, cases 1–3.
-Vaida & Blanchard (2005). Conditional Akaike information for mixed-effects models. Biometrika 92:351.
-Greven & Kneib (2010). On the behaviour of marginal and conditional AIC in linear mixed models. Biometrika 97:773.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ import pandas as pd
 from scipy.linalg import null_space
 from scipy.stats import chi2, f
 
-from lmmlite.criterion import Criterion, Derivatives
+from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.design import Design, Term, build_design
 from lmmlite.formula import Bar, parse_formula, quote
@@ -377,32 +375,3 @@ def _reductions(term: Term) -> list[tuple[str, list[Bar]]]:
 
 
 # --- Conditional AIC -----------------------------------------------------------------------------------------------
-def conditional_aic(fit: MixedModel) -> pd.Series:
-    """Akaike's criterion for predictions in the groups at hand, −2 log f(y | β̂, b̃, σ̂) + 2(ρ + 1).
-
-    The marginal AIC (``fit.aic``) asks how well new groups are predicted and counts each variance as one parameter.  The
-    conditional one asks about new rows of the same groups, and counts the effective degrees of freedom ρ = tr(H) of the fitted
-    values ŷ = Hy, between p and p + q, plus one for σ (Vaida & Blanchard 2005).
-
-    Returns
-    -------
-    Series
-        ``loglik`` (of y given the random effects), ``edf`` (ρ) and ``caic``.
-
-    Notes
-    -----
-    With V for σ = 1 the residual is W⁻¹Py, so tr(H) = n − tr(PW⁻¹); since tr(PV) = n − p this is p + tr(Λ'Z'PZΛ), which needs
-    only Σ_l (Z'PZ)_ll of each grouping factor.
-
-    ρ treats the estimated θ as if it had been known.  Greven & Kneib (2010) show what that costs: whenever a variance is
-    estimated to be positive, however small, this criterion prefers the model with the random effect to the one without.  So do
-    not use it to decide whether a variance is zero (that is what `ranova` and the exact tests are for), but to choose among
-    models whose variances are clearly positive.
-    """
-    s = fit.optimum.evaluation.solution
-    restricted = Criterion(s.cp, True, fit.criterion_function.maps)
-    traces = zip(Derivatives(restricted, s).traces(), s.T, strict=True)
-    edf = s.cp.p + sum(float(np.vdot(N, T @ T.T)) for N, T in traces)
-    squares = float((fit.residuals("pearson") ** 2).sum()) / fit.sigma**2
-    loglik = (s.cp.log_weights - fit.nobs * np.log(2 * np.pi * fit.sigma**2) - squares) / 2
-    return pd.Series({"loglik": loglik, "edf": edf, "caic": -2 * loglik + 2 * (edf + 1)}, name="conditional")
