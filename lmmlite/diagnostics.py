@@ -204,7 +204,7 @@ def singularity_report(fit: MixedModel) -> str:
 
 def _missing_direction(direction: pd.Series, terms: list[str]) -> str:
     largest = str(direction.abs().idxmax())
-    if abs(direction[largest]) > 0.95:
+    if abs(direction[largest]) > 0.9999:
         rest = " + ".join(t for t in terms if t != largest)
         return (
             f"Zero variance of {largest}: its effect is the same in all groups. Try the term without it: ({rest} | …)."
@@ -212,7 +212,8 @@ def _missing_direction(direction: pd.Series, terms: list[str]) -> str:
     sums = " ".join(f"{'−' if c < 0 else '+'} {abs(c):.2f} {t}" for t, c in direction.items() if abs(c) > 0.05)
     return (
         f"Zero variance of {sums.removeprefix('+ ')} (on centred columns of unit size): it is the same in all groups, so these "
-        "coefficients vary only together. Try the term without correlations (||), or without the one that matters least."
+        "coefficients vary only together. Centre the covariate where groups differ least and then try the term without "
+        "correlations (||), or leave out the coefficient whose variance is smallest."
     )
 
 
