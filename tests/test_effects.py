@@ -65,6 +65,15 @@ def sparse(monkeypatch):
     monkeypatch.setattr(summing, "_SMALL", 0)
 
 
+def fitted_with(kind, formula, monkeypatch):
+    """A fit whose factors are coupled densely, sparsely, or densely with one level handled at a time."""
+    if kind == "sparse":
+        sparse(monkeypatch)
+    if kind == "pieces":
+        monkeypatch.setattr(effects.JointErrors, "_ENTRIES", 1)
+    return crossed_slopes() if formula is None else lmer(formula, random_data(6), weights="w", offset="o")
+
+
 def test_the_dense_covariance_is_hendersons():
     fit = crossed_slopes()
     d = dense(fit)
@@ -76,11 +85,7 @@ def test_the_dense_covariance_is_hendersons():
 @pytest.mark.parametrize("formula", [*FORMULAS, None])
 def test_draws_have_the_joint_covariance(formula, kind, monkeypatch):
     """Draws with the unit vectors in place of normal numbers give a square root of the covariance, exactly."""
-    if kind == "sparse":
-        sparse(monkeypatch)
-    if kind == "pieces":
-        monkeypatch.setattr(effects.JointErrors, "_ENTRIES", 1)
-    fit = crossed_slopes() if formula is None else lmer(formula, random_data(6), weights="w", offset="o")
+    fit = fitted_with(kind, formula, monkeypatch)
     d = dense(fit)
 
     class UnitVectors:

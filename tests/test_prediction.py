@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from random_models import FORMULAS, random_data
 from scipy.stats import norm
-from test_effects import REFERENCE, crossed_slopes, dense, fit_reference, sparse
+from test_effects import REFERENCE, crossed_slopes, dense, fit_reference, fitted_with
 
-from lmmlite import effects, lmer, load_dataset
+from lmmlite import lmer, load_dataset
 from lmmlite.prediction import predict
 
 
@@ -27,11 +27,7 @@ def columns_of(fit, groups):
 @pytest.mark.parametrize("formula", [*FORMULAS, None])
 def test_errors_of_known_groups(formula, kind, monkeypatch):
     """Var(x'(β̂ − β) + z'(b̂ − b)) for the rows of the fit and for new rows; with a new residual for predictions."""
-    if kind == "sparse":
-        sparse(monkeypatch)
-    if kind == "pieces":
-        monkeypatch.setattr(effects.JointErrors, "_ENTRIES", 1)
-    fit = crossed_slopes() if formula is None else lmer(formula, random_data(6), weights="w", offset="o")
+    fit = fitted_with(kind, formula, monkeypatch)
     d = dense(fit)
     expected = quadratic(np.hstack([d.X, d.Z]), d.C)
     out = predict(fit, None, True, "error", interval="confidence")
