@@ -7,6 +7,7 @@ thousands of levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -54,6 +55,15 @@ def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     return out
 
 
+def symmetric(A: np.ndarray, width: int = 512) -> np.ndarray:
+    """The symmetric matrix of which A holds the lower triangle, in the place of A."""
+    for start in range(0, len(A), width):
+        own = slice(start, start + width)
+        A[own, own] = np.tril(A[own, own]) + np.tril(A[own, own], -1).T
+        A[own, start + width :] = A[start + width :, own].T
+    return A
+
+
 class Rows(Protocol):
     """k1 rows for each level of the first grouping factor, over the q coefficients of the other grouping factors."""
 
@@ -79,6 +89,15 @@ class Rows(Protocol):
         """U written out: (q, L)."""
 
 
+def _gram(U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """UV' by BLAS, half of it where V is U."""
+    if not len(U):
+        return np.zeros((0, 0))
+    if V is U:
+        return symmetric(blas.dsyrk(1.0, U.T, trans=1, lower=1))
+    return blas.dgemm(1.0, U.T, V.T, trans_a=True)
+
+
 @dataclass(frozen=True)
 class DenseRows:
     """Rows of shape (k1, q, L), multiplied by BLAS."""
@@ -93,7 +112,7 @@ class DenseRows:
         return M
 
     def gram(self, U: np.ndarray, V: np.ndarray) -> np.ndarray:
-        return blas.dgemm(1.0, U.T, V.T, trans_a=True) if self.q else np.zeros((0, 0))
+        return _gram(U, V)
 
     def cross(self, U: np.ndarray, D: np.ndarray) -> np.ndarray:
         return blas.dgemm(1.0, U.T, D.T, trans_a=True) if self.q else np.zeros((0, len(D)))
@@ -107,16 +126,44 @@ class DenseRows:
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows of shape (k1, nonzeros) in the order of a CSR matrix (q, L), for factors that seldom meet."""
+    """Rows of shape (k1, nonzeros) in the order of a CSR matrix (q, L), for factors that seldom meet.
+
+    Few levels often make most of the pairs (popular films): the rows of these, ``popular``, are written out and left to BLAS.
+    """
 
     values: np.ndarray
     indices: np.ndarray
     indptr: np.ndarray
     size: int
+    popular: np.ndarray
 
     @property
     def q(self) -> int:
         return len(self.indptr) - 1
+
+    @cached_property
+    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which entries are popular, their places in the array written out; the other rows, their entries and row pointers."""
+        place = np.full(self.q, -1)
+        place[self.popular] = np.arange(len(self.popular))
+        of_entry = np.repeat(place, np.diff(self.indptr))
+        popular = np.flatnonzero(of_entry >= 0)
+        rare = np.flatnonzero(place < 0)
+        indptr = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[rare])])
+        return (
+            popular,
+            of_entry[popular] * self.size + self.indices[popular],
+            rare,
+            np.flatnonzero(of_entry < 0),
+            indptr,
+        )
+
+    def _parts(self, U: np.ndarray) -> tuple[np.ndarray, sp.csr_array]:
+        """The popular rows written out, and the others."""
+        popular, places, rare, entries, indptr = self._split
+        dense = np.zeros((len(self.popular), self.size))
+        dense.ravel()[places] = U[popular]
+        return dense, sp.csr_array((U[entries], self.indices[entries], indptr), (len(rare), self.size))
 
     def _csr(self, U: np.ndarray) -> sp.csr_array:
         return sp.csr_array((U, self.indices, self.indptr), (self.q, self.size))
@@ -125,7 +172,17 @@ class SparseRows:
         return M[..., self.indices]
 
     def gram(self, U: np.ndarray, V: np.ndarray) -> np.ndarray:
-        return (self._csr(U) @ self._csr(V).T).toarray()
+        rare = self._split[2]
+        D, S = self._parts(U)
+        E, T = (D, S) if V is U else self._parts(V)
+        out = np.zeros((self.q, self.q))
+        out[np.ix_(self.popular, self.popular)] = _gram(D, E)
+        cross = S @ np.ascontiguousarray(E.T)
+        out[np.ix_(rare, self.popular)] = cross
+        out[np.ix_(self.popular, rare)] = (cross if V is U else T @ np.ascontiguousarray(D.T)).T
+        both = (S @ T.T).tocoo()
+        out[rare[both.row], rare[both.col]] = both.data
+        return out
 
     def cross(self, U: np.ndarray, D: np.ndarray) -> np.ndarray:
         return self._csr(U) @ np.ascontiguousarray(D.T)
@@ -135,3 +192,34 @@ class SparseRows:
 
     def dense(self, U: np.ndarray) -> np.ndarray:
         return self._csr(U).toarray()
+
+
+# Seconds for one product of two numbers: by BLAS, of a sparse entry with a dense row, of two sparse entries.
+_DENSE, _MIXED, _SPARSE = 2e-11, 4e-10, 5e-9
+_SMALL = 10**6  # entries up to which dense is quicker whatever their number
+
+
+def rows(values: np.ndarray, row: np.ndarray, level: np.ndarray, q: int, L: int) -> Rows:
+    """Entries (k1, m) at a row and a level each, stored in the way that multiplies fastest."""
+    order = np.lexsort((level, row))
+    values, row, level = values[:, order], row[order], level[order]
+    entries = np.bincount(row, minlength=q)
+    rank = np.empty(q, np.intp)  # 0 for the row with most entries
+    rank[np.argsort(-entries, kind="stable")] = np.arange(q)
+    popular = q if q * L * len(values) <= _SMALL else _cheapest(rank[row], level, q, L)
+    if popular == q:
+        dense = np.zeros((len(values), q, L))
+        dense[:, row, level] = values
+        return DenseRows(dense)
+    indptr = np.concatenate([[0], np.cumsum(entries)])
+    return SparseRows(np.ascontiguousarray(values), level, indptr, L, np.flatnonzero(rank < popular))
+
+
+def _cheapest(rank: np.ndarray, level: np.ndarray, q: int, L: int) -> int:
+    """How many of the rows with most entries to write out; q: all."""
+    work = {}
+    for D in {0, *(q >> shift for shift in range(9))}:
+        rare = level[rank >= D]
+        pairs = (np.bincount(rare, minlength=L) ** 2.0).sum()
+        work[D] = _DENSE * float(D) ** 2 * L + _MIXED * len(rare) * float(D) + _SPARSE * pairs
+    return min(work, key=lambda D: work[D])

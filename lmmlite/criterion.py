@@ -67,7 +67,7 @@ class Solution:
         Q = self.scale(self.scale(S[:c, :c]).T)
         Q[np.arange(q), np.arange(q)] += 1
         self.L: np.ndarray
-        self.L, failed = lapack.dpotrf(Q, lower=1, clean=1) if c else (Q, 0)
+        self.L, failed = lapack.dpotrf(Q.T, lower=1, clean=1, overwrite_a=1) if c else (Q, 0)
         if failed:
             raise FloatingPointError("The normal equations are not positive definite at this theta.")
         half = lapack.dtrtrs(self.L, self.scale(S[:c, c]), lower=1)[0] if c else np.empty(0)
@@ -95,10 +95,7 @@ class Solution:
         """Q⁻¹, (c, c): the covariance of (u_r − û_r, β̂ − β) over σ²."""
         if not len(self.L):
             return self.L
-        lower, _ = lapack.dpotri(self.L, lower=1)
-        G = lower + lower.T  # the upper triangle of lower is zero
-        G[np.diag_indices_from(G)] /= 2
-        return G
+        return blocks.symmetric(lapack.dpotri(self.L, lower=1)[0])
 
     @cached_property
     def w(self) -> list[np.ndarray]:

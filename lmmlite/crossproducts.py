@@ -20,9 +20,6 @@ from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
 
-_SPARSE_COST = 150.0  # dense products that take as long as one product of sparse entries
-_SMALL = 10**6  # entries up to which dense is quicker whatever their number
-
 
 @dataclass(frozen=True)
 class CrossProducts:
@@ -202,7 +199,7 @@ class _Sums:
         return A
 
     def _couple(self, C: np.ndarray) -> blocks.Rows:
-        """R⁻ᵀZ_first'Z_rest, dense or sparse, whichever multiplies faster."""
+        """R⁻ᵀZ_first'Z_rest."""
         L, k = self._sizes[self._first], len(C)
         values, rows, levels = [np.empty((k, 0))], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         start = 0
@@ -215,12 +212,4 @@ class _Sums:
                 rows.append(start + a * self._sizes[g] + one)
                 levels.append(level)
             start += len(total) * self._sizes[g]
-        value, row, level = np.hstack(values), np.concatenate(rows), np.concatenate(levels)
-        sparse_work = _SPARSE_COST * (np.bincount(level, minlength=L) ** 2.0).sum()
-        if float(start) ** 2 * L <= sparse_work or start * L * k <= _SMALL:
-            dense = np.zeros((k, start, L))
-            dense[:, row, level] = value
-            return blocks.DenseRows(dense)
-        order = np.lexsort((level, row))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=start))])
-        return blocks.SparseRows(np.ascontiguousarray(value[:, order]), level[order], indptr, L)
+        return blocks.rows(np.hstack(values), np.concatenate(rows), np.concatenate(levels), start, L)

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from lmmlite import blocks
+
 FORMULAS = [
     "y ~ x + (1 | g)",
     "y ~ x + (x | g)",
@@ -15,6 +17,12 @@ FORMULAS = [
     "y ~ 0 + f + x + (0 + x | g) + (1 | g:h)",
     "y ~ x + (x | g) + (z | h) + (1 | a)",
 ]
+
+
+def couple_sparsely(monkeypatch, popular=0.0):
+    """Let cross-products couple factors as large ones do, with a share of the levels written out."""
+    monkeypatch.setattr(blocks, "_SMALL", 0)
+    monkeypatch.setattr(blocks, "_cheapest", lambda rank, level, q, L: int(popular * q))
 
 
 def random_data(seed, n=60):

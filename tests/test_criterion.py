@@ -4,11 +4,17 @@ import sys
 
 import numpy as np
 import pytest
-from random_models import FORMULAS, complex_step_gradient, dense_criterion, random_data, random_theta
+from random_models import (
+    FORMULAS,
+    complex_step_gradient,
+    couple_sparsely,
+    dense_criterion,
+    random_data,
+    random_theta,
+)
 
 from lmmlite import Criterion, build_design, crossproducts, minimize, parse_formula
 
-summing = sys.modules["lmmlite.crossproducts"]  # the package's name stands for the function
 basis = sys.modules["lmmlite.basis"]
 
 
@@ -56,11 +62,10 @@ def test_hessian(formula, seed, reml, weighted):
 
 
 @pytest.mark.parametrize("formula", [FORMULAS[i] for i in (3, 4, 6, 9)])
-@pytest.mark.parametrize("reml", [True, False])
-def test_sparse_coupling_equals_dense(formula, reml, monkeypatch):
+@pytest.mark.parametrize(("reml", "popular"), [(True, 0.0), (False, 0.0), (True, 0.5)])
+def test_sparse_coupling_equals_dense(formula, reml, popular, monkeypatch):
     design, criterion, theta = make(formula, 7, reml, True)
-    monkeypatch.setattr(summing, "_SPARSE_COST", 0.0)
-    monkeypatch.setattr(summing, "_SMALL", 0)
+    couple_sparsely(monkeypatch, popular)
     sparse = Criterion(crossproducts(design), reml)
     assert type(sparse.cp.rest).__name__ == "SparseRows"
     assert type(criterion.cp.rest).__name__ == "DenseRows"
