@@ -16,7 +16,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book test test-pages notebooks reference coverage bench lint clean
+.PHONY: help book test test-pages notebooks exercises reference coverage bench lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,8 +50,13 @@ test-pages: .venv/installed  ## the built pages in headless Chromium (after `mak
 notebooks: .venv/installed  ## execute book/text/*.md into book/*.ipynb
 	$(BIN)/python tools/notebooks.py
 
-reference: .venv/installed  ## make tests/reference/*.json anew (needs R with lme4)
+exercises: .venv/installed  ## make exercises/*.ipynb from book/exercises/text, and those with solutions in _build/solutions
+	$(BIN)/python tools/exercise_notebooks.py
+	$(BIN)/python tools/exercise_notebooks.py --solutions _build/solutions
+
+reference: .venv/installed  ## make tests/reference/*.json and book/in_r/*.txt anew (needs R with lme4, lmerTest, pbkrtest, RLRsim)
 	for script in tests/reference/*.R; do Rscript "$$script"; done
+	$(BIN)/python tools/in_r.py
 
 coverage: .venv/installed  ## simulate the coverage of intervals (half an hour); writes book/data/coverage.csv
 	$(BIN)/python tools/coverage_study.py

@@ -34,7 +34,7 @@ ENTRIES = [
     Entry("coefficients by group", "coef", "fit.coef()", "–", "–"),
     Entry("variance components", "VarCorr", "fit.varcorr", "result.cov_re, vcomp", "VarCorr(m)"),
     Entry("residual SD", "sigma", "fit.sigma", "result.scale ** 0.5", "m.σ"),
-    Entry("θ, model matrices", "getME", "fit.theta, fit.design.X, fit.design.Z", "model.exog", "m.θ, modelmatrix(m)"),
+    Entry("θ, model matrices", "getME, model.matrix", "fit.theta, fit.design.X, fit.design.Z", "model.exog", "m.θ, modelmatrix(m)"),
     Entry("model frame", "model.frame", "fit.design.y", "model.endog", "response(m)"),
     Entry("prior weights", "weights", "fit.design.weights", "–", "m.sqrtwts"),
     Entry("groups, rows", "ngrps, nobs", "fit.ngroups, fit.nobs", "model.n_groups, nobs", "nlevs, nobs(m)"),

@@ -169,17 +169,6 @@ def test_lme4(model):
     assert_allclose((ours.to_numpy() - theirs) / se[:, None], 0, atol=1e-3)
 
 
-def test_printed_intervals_of_the_schools():
-    """The source's 99 % intervals; those of the intercept and of the SD carry the noise of its spline."""
-    ci = profile(lmer("extro ~ open + agree + social + (1 | school)", load_dataset("schools"))).confint(0.99)
-    assert_allclose(ci.loc["sd_Intercept|school"], [4.91840, 23.88758], atol=1e-3)
-    assert_allclose(ci.loc["sigma"], [2.53287, 2.81456], atol=1e-5)
-    assert_allclose(ci.loc["Intercept"], [46.27751, 71.95610], atol=2e-3)
-    assert_allclose(
-        ci.loc[["open", "agree", "social"]], [[-0.02465, 0.04415], [-0.01164, 0.06721], [-0.01493, 0.01063]], atol=1e-5
-    )
-
-
 # -- ends ---------------------------------------------------------------------------------------------------------
 
 

