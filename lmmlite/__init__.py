@@ -10,7 +10,7 @@ from lmmlite.inference.bootstrap import pb_compare
 from lmmlite.inference.compare import compare
 from lmmlite.inference.rlrt import exact_lrt, exact_rlrt
 from lmmlite.means import means, pairwise
-from lmmlite.model import MixedModel, lmer
+from lmmlite.model import MixedModel, lmer, load
 from lmmlite.optimize import minimize
 from lmmlite.power import power
 from lmmlite.report import report
@@ -28,6 +28,7 @@ __all__ = [
     "exact_lrt",
     "exact_rlrt",
     "lmer",
+    "load",
     "load_dataset",
     "means",
     "minimize",

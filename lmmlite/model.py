@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from lmmlite import diagnostics, effects, prediction, tidy
+from lmmlite import diagnostics, effects, prediction, saved, tidy
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.design import Design, build_design
@@ -23,7 +24,7 @@ from lmmlite.inference import compare as compare_
 from lmmlite.inference import ddf as ddf_
 from lmmlite.inference import profile as profile_
 from lmmlite.inference.replicates import with_response
-from lmmlite.optimize import minimize
+from lmmlite.optimize import minimize, resume
 from lmmlite.summary import Summary, describe
 
 
@@ -65,18 +66,46 @@ def lmer(
     return _fit(design, data, reml, names, start)
 
 
-def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None) -> MixedModel:
+def load(path: str | Path) -> MixedModel:
+    """Open a fit that `MixedModel.save` wrote.
+
+    Nothing in the file is executed, and nothing is fitted again: the criterion is computed from the stored columns at the
+    stored θ and compared with the stored one.
+
+    Raises
+    ------
+    ValueError
+        When the file is no such file, is of a later version, or gives another criterion.
+    """
+    header, data, given = saved.read(path)
+    design = build_design(parse_formula(header["formula"]), data, **given)
+    design, criterion = _criterion(design, header["reml"])
+    optimum = resume(criterion, header["theta"], header["message"], header["converged"])
+    columns = tuple(name if isinstance(name, str) else None for name in given.values())
+    fit = MixedModel(design, criterion, optimum, data, columns)
+    saved.check(header, fit)
+    return fit
+
+
+def _criterion(design: Design, reml: bool) -> tuple[Design, Criterion]:
+    """The design without the columns that the others make superfluous, and its criterion."""
     cp = crossproducts(design)
     if len(cp.basis.kept) < len(design.x_columns):
         design = design.keep_columns(cp.basis.kept)
+    if cp.n - cp.p < 1:
+        raise ValueError(f"{cp.n} rows cannot estimate {cp.p} fixed effects and a residual variance.")
+    return design, Criterion(cp, reml)
+
+
+def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None) -> MixedModel:
+    given = design.dropped
+    design, criterion = _criterion(design, reml)
+    if design.dropped != given:
         warnings.warn(
             f"The fixed effects are rank deficient: {', '.join(design.dropped)} can be written as combinations of the terms "
             "before them and are left out; the other coefficients must be read accordingly.",
             stacklevel=3,
         )
-    if cp.n - cp.p < 1:
-        raise ValueError(f"{cp.n} rows cannot estimate {cp.p} fixed effects and a residual variance.")
-    criterion = Criterion(cp, reml)
     optimum = minimize(criterion, start)
     if not optimum.converged:
         warnings.warn(
@@ -244,6 +273,10 @@ class MixedModel(Estimates):
             )
         text = update_formula(self.design.formula, formula)
         return lmer(text, self.data, reml=self.reml, weights=given[0], offset=given[1])
+
+    def save(self, path: str | Path) -> None:
+        """Write the fit and the columns it uses to a file for `load`; see `lmmlite.saved` for its format."""
+        saved.save(self, path)
 
     def summary(self, ddf: ddf_.Method = "satterthwaite") -> Summary:
         """The table of the fit, as text and HTML."""

@@ -77,8 +77,21 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
         if other[0].value < best.value - _NO_WORSE:
             best, converged, steps = other
     message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
-    singular = any((np.abs(np.diag(t.factor(best.theta))) < 1e-4).any() for t in inside.cp.templates)
-    return Optimum(_in_users_units(criterion, best), tuple(steps), message, converged, singular)
+    return Optimum(
+        _in_users_units(criterion, best), tuple(steps), message, converged, _is_singular(criterion, best.theta)
+    )
+
+
+def resume(criterion: Criterion, theta: ArrayLike, message: str, converged: bool) -> Optimum:
+    """The optimum that an earlier search found at θ; its steps are not known."""
+    theta = criterion.checked(theta)
+    found = criterion.unitless().evaluate(_unitless(criterion, theta), 1)
+    same = replace(_in_users_units(criterion, found), theta=theta)  # there and back again rounds
+    return Optimum(same, (), message, converged, _is_singular(criterion, found.theta))
+
+
+def _is_singular(criterion: Criterion, theta: np.ndarray) -> bool:
+    return any((np.abs(np.diag(t.factor(theta))) < 1e-4).any() for t in criterion.cp.templates)
 
 
 def _search(criterion: Criterion, theta: np.ndarray) -> tuple[Evaluation, bool, list[dict]]:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from random_models import FORMULAS, dense_Lambda, random_data
 
-from lmmlite import lmer, load_dataset
+from lmmlite import Criterion, lmer, load_dataset
 
 every_formula = pytest.mark.parametrize("formula", FORMULAS)
 
@@ -306,6 +306,37 @@ def test_threads_and_runs_agree():
     with ThreadPoolExecutor(4) as pool:
         many = list(pool.map(lambda _: lmer("y ~ x + (x | g) + (1 | h)", data).criterion, range(8)))
     assert set(many) == {one.criterion}
+
+
+def test_an_interrupt_reaches_the_user_and_leaves_nothing_half_made(monkeypatch):
+    """KeyboardInterrupt in the third evaluation of a fit, and in the fourth refit of a bootstrap."""
+    fit = lmer("y ~ x + (x | g)", random_data(3))
+    before = pickle.dumps((fit.theta, fit.criterion_function.cp))
+    calls = []
+
+    def interrupted(*_):
+        calls.append(0)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        fit.bootstrap(20, interrupted, seed=1)
+    assert len(calls) == 4
+    evaluate = Criterion.evaluate
+    calls.clear()
+
+    def until_interrupted(*arguments):
+        interrupted()
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Criterion, "evaluate", until_interrupted)
+        lmer("y ~ x + (x | g)", random_data(3))
+    assert pickle.dumps((fit.theta, fit.criterion_function.cp)) == before
+    again = lmer("y ~ x + (x | g)", random_data(3))
+    assert again.criterion == fit.criterion
+    assert fit.bootstrap(5, seed=1).replicates.equals(again.bootstrap(5, seed=1).replicates)
 
 
 @pytest.mark.parametrize("kind", ["polars", "mapping", "categories", "extension", "small floats", "index"])
