@@ -354,7 +354,8 @@ def cooks_distance(fit: MixedModel, group: str | None = None, refit: bool = True
 
     4/(number of levels) is a customary mark.  nan for a level without which some coefficient cannot be estimated.  Rows are left out
     at fixed θ; lme4's ``cooks.distance`` is another measure, e²h/(pσ²(1 − h)²), which counts as influence also what a row does to
-    the random effects.  For the arguments see `influence`.
+    the random effects; for groups its ``cooks.distance(influence(fit, group))`` is this one times (m − p)/m, m levels.  For the
+    arguments see `influence`.
 
     References
     ----------

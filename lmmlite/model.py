@@ -326,17 +326,17 @@ class MixedModel(Estimates):
         """Diagonal of the hat matrix, with its fixed and random parts."""
         return diagnostics.leverage(self)
 
-    def influence(self, group: str | None = None) -> pd.DataFrame:
-        """Estimates without each level of a grouping factor, or without each row (at fixed θ)."""
-        return diagnostics.influence(self, group)
+    def influence(self, group: str | None = None, refit: bool = True) -> pd.DataFrame:
+        """Estimates without each level of a grouping factor (at fixed θ unless ``refit``), or without each row (at fixed θ)."""
+        return diagnostics.influence(self, group, refit)
 
-    def dfbetas(self, group: str | None = None) -> pd.DataFrame:
-        """Changes of the fixed effects by deletion, in standard errors."""
-        return diagnostics.dfbetas(self, group)
+    def dfbetas(self, group: str | None = None, refit: bool = True) -> pd.DataFrame:
+        """Changes of the fixed effects by deletion, in standard errors; see `influence`."""
+        return diagnostics.dfbetas(self, group, refit)
 
-    def cooks_distance(self, group: str | None = None) -> pd.Series:
-        """Cook's distance of each level of a grouping factor, or of each row."""
-        return diagnostics.cooks_distance(self, group)
+    def cooks_distance(self, group: str | None = None, refit: bool = True) -> pd.Series:
+        """Cook's distance of each level of a grouping factor, or of each row; see `influence`."""
+        return diagnostics.cooks_distance(self, group, refit)
 
     def glance(self) -> pd.DataFrame:
         """One row of measures of the fit."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # many small fits; threads would wait for each other
 BOOK = Path(__file__).resolve().parents[1] / "book"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
