@@ -16,7 +16,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book test test-pages notebooks exercises reference coverage bench lint clean
+.PHONY: help book test test-pages notebooks exercises assign reference coverage bench lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,15 @@ _build/fresh: $(SOURCES) .venv/installed
 book: .venv/installed _build/fresh  ## execute and build the book
 	$(BIN)/jupyter-book build . $(BOOKFLAGS)
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+# otter-grader is heavy and pins what it likes: it has an environment of its own.
+.venv-assign/installed: book/exercises/assignment/requirements.txt pyproject.toml
+	test -x .venv-assign/bin/python || $(PYTHON) -m venv .venv-assign
+	.venv-assign/bin/python -m pip install --quiet --disable-pip-version-check -c book/exercises/assignment/requirements.txt -e '.[assign]'
+	@touch $@
+
+assign: .venv-assign/installed  ## build the course assignment into _build/assign and prove its grading
+	.venv-assign/bin/python tools/assign.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -66,4 +75,4 @@ bench: .venv/installed  ## time lmmlite against its peers
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what was built; the notebooks stay
-	rm -rf _build .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf _build .venv .venv-assign .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
