@@ -1,8 +1,8 @@
 # What the "In R" callouts of chapter 16 show.  Run from the root of the project: Rscript book/in_r/16.R
 suppressPackageStartupMessages(library(lme4))
 
-sleep <- read.csv("lmmlite/datasets/sleepstudy.csv", colClasses = c(Subject = "factor"))
-fit <- lmer(Reaction ~ Days + (Days | Subject), sleep)
+sleepstudy <- read.csv("lmmlite/datasets/sleepstudy.csv", colClasses = c(Subject = "factor"))
+fit <- lmer(Reaction ~ Days + (Days | Subject), sleepstudy)
 
 cat("== leverage ==\n")
 print(round(sum(hatvalues(fit)), 3))
