@@ -16,7 +16,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book test test-pages notebooks exercises assign reference coverage bench lint clean
+.PHONY: help book pdf test test-pages notebooks exercises assign reference coverage bench lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,6 +55,9 @@ test: lint  ## lint, types, unit tests, and every output of every notebook
 
 test-pages: .venv/installed  ## the built pages in headless Chromium (after `make book`)
 	$(BIN)/python -m pytest tests/pages $(PYTESTFLAGS)
+
+pdf: book  ## the whole book as one PDF, _build/lmm.pdf (needs Chromium)
+	$(BIN)/python tools/pdf.py
 
 notebooks: .venv/installed  ## execute book/text/*.md into book/*.ipynb
 	$(BIN)/python tools/notebooks.py

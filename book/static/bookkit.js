@@ -20,13 +20,31 @@
     });
   }
 
+  // Checkpoints have numbers and choices letters: to speak of, and as a name where there is nothing else but a formula.
+  document.querySelectorAll(".checkpoint").forEach((checkpoint, i) => {
+    checkpoint.setAttribute("aria-label", `Checkpoint ${i + 1}`);
+    if (checkpoint.querySelector("form")) return;
+    checkpoint.querySelectorAll(".choice > summary").forEach((summary, k) => summary.prepend(`${"ABCDEFGHIJ"[k]}. `));
+  });
+
+  // What scrolls sideways must be reachable with the keyboard.
+  const wide = ".bd-article :is(table, pre, .cell_output .output)";
+  const reach = () => document.querySelectorAll(wide).forEach((e) => {
+    if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
+    else if (e.tabIndex === 0) e.removeAttribute("tabindex");
+  });
+  new ResizeObserver(reach).observe(document.querySelector(".bd-article") || document.body);
+
   const figures = [...document.querySelectorAll("figure.slider-figure")];
   if (!figures.length) return;
   const draw = (figure) => {
     const spec = JSON.parse(figure.querySelector("script").textContent);
     spec.config = { background: "white", font: "system-ui, sans-serif", axis: { labelFontSize: 12, titleFontSize: 13, grid: true, gridColor: "#E6E9EC" },
       title: { anchor: "start", fontSize: 14 }, legend: { orient: "bottom", labelFontSize: 12, titleFontSize: 12 }, view: { stroke: null }, ...spec.config };
-    return vegaEmbed(figure.querySelector("div"), spec, { actions: false, renderer: "svg" }).then(({ view }) => { figure.vegaView = view; });
+    return vegaEmbed(figure.querySelector("div"), spec, { actions: false, renderer: "svg" }).then(({ view }) => {
+      figure.querySelector("svg").setAttribute("aria-hidden", "true"); // around it stands the description; single marks only add noise
+      figure.vegaView = view;
+    });
   };
   const script = document.createElement("script");
   script.src = here + "vega/vega.js";

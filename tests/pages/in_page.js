@@ -73,6 +73,18 @@ window.bookTest = (() => {
       .map(([ratio, e]) => `${ratio.toFixed(2)} ${name(e)}`);
   };
 
+  // Faults that axe-core calls serious or critical. Left out: the theme's two buttons whose label (aria-label) is not what they
+  // show, an icon and a key, which is in the theme's templates; and what MathJax draws, which has its own MathML for screen readers.
+  const themeButtons = { "label-content-name-mismatch": ".search-button-field, .theme-switch-button" };
+  const barriers = async (done) => {
+    document.querySelectorAll("details").forEach((d) => { d.open = true; });
+    document.head.insertAdjacentHTML("beforeend", "<style>* { animation: none !important; transition: none !important; }</style>");
+    const found = await axe.run({ exclude: ["mjx-container"] }, { resultTypes: ["violations"], elementRef: true });
+    done(found.violations.filter(({ impact }) => impact === "serious" || impact === "critical").flatMap(({ id, nodes }) => nodes
+      .filter(({ element }) => !(themeButtons[id] && element.matches(themeButtons[id])))
+      .map(({ element }) => `${id}: ${name(element)}`)));
+  };
+
   const moveSliders = async (done) => {
     const results = [];
     for (const figure of document.querySelectorAll("figure.slider-figure")) {
@@ -104,5 +116,5 @@ window.bookTest = (() => {
     return out;
   };
 
-  return { ready, unrenderedMaths, prose, tooWide, brokenImages, lowContrast, moveSliders, wrongReplies };
+  return { ready, unrenderedMaths, prose, tooWide, brokenImages, lowContrast, barriers, moveSliders, wrongReplies };
 })();

@@ -6,6 +6,7 @@ Run by ``make test-pages`` after ``make book``.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -38,6 +39,7 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 IN_PAGE = Path(__file__).with_name("in_page.js").read_text(encoding="utf8")
+AXE = Path(__file__).with_name("axe") / "axe.min.js"  # made by tools/axe/refresh.py
 
 per_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
@@ -80,12 +82,23 @@ def test_the_book_is_built() -> None:
     assert {"intro", *(text.stem for text in CHAPTERS)} <= {page.stem for page in PAGES}, "run `make book` first"
 
 
+@per_page
+def test_is_light_enough_for_a_phone(page: Path) -> None:
+    images = {page.parent / str(image["src"]) for image in text_of(page).select("article img")}
+    assert page.stat().st_size + sum(image.stat().st_size for image in images) <= 1_500_000
+
+
 @pytest.mark.parametrize("text", CHAPTERS, ids=lambda path: path.stem)
 def test_every_figure_of_the_notebook_is_on_the_page(text: Path) -> None:
     cells = nbformat.read(notebooks.notebook_path(text), as_version=4).cells
     expected = sum(notebooks.figures(cell) for cell in cells if "remove-output" not in cell.metadata.get("tags", []))
     images = text_of(HTML / "book" / f"{text.stem}.html").select(".cell_output img")
     assert len(images) == expected
+
+
+def test_axe_is_the_pinned_one() -> None:
+    digest, name = AXE.with_name("SHA256SUMS").read_text(encoding="utf8").split()
+    assert (hashlib.sha256(AXE.read_bytes()).hexdigest(), AXE.name) == (digest, name)
 
 
 @per_page
@@ -128,6 +141,13 @@ def test_text_is_legible(page: Path, scheme: str, browser: webdriver.Chrome) -> 
     show(browser, page.as_uri(), scheme=scheme)
     assert browser.execute_script("return document.documentElement.dataset.theme") == scheme
     assert browser.execute_script("return bookTest.lowContrast()") == []
+
+
+@per_page
+def test_has_no_barrier(page: Path, browser: webdriver.Chrome) -> None:
+    show(browser, page.as_uri())  # light only: in the dark nothing differs but contrast, which the test above measures
+    browser.execute_script(AXE.read_text(encoding="utf8"))
+    assert browser.execute_async_script("bookTest.barriers(arguments[0])") == []
 
 
 @per_page
