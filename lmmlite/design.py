@@ -16,12 +16,34 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lmmlite.expressions import NUMPY_FUNCTIONS, check_expression, plain_terms
+from lmmlite.expressions import NUMPY_FUNCTIONS, Neutral, check_expression, neutral, plain_terms
 from lmmlite.formula import Bar, Formula
 from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, read_columns
 
 # What formulaic may find under a bare name: NumPy's functions (its own transforms it knows itself).
 CONTEXT = {name: getattr(np, name) for name in NUMPY_FUNCTIONS} | {"np": np}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An expression that formulaic has evaluated, and how it evaluates it on new rows (knots, means and levels kept)."""
+
+    expression: Neutral
+    spec: formulaic.ModelSpec
+
+    def columns(self, table: Table, n: int) -> list[np.ndarray]:
+        frame = _renamed(table, self.expression, n)
+        made = self.spec.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
+        return [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+
+    @property
+    def term_indices(self) -> dict[str, list[int]]:
+        """The columns of each term."""
+        return {self.expression.restore(str(term)): indices for term, indices in self.spec.term_indices.items()}
+
+
+def _renamed(table: Table, expression: Neutral, n: int) -> pd.DataFrame:
+    return pd.DataFrame({new: table[v] for new, v in expression.columns.items()}, index=range(n))
 
 
 @dataclass(frozen=True)
@@ -36,7 +58,7 @@ class Side:
         Columns of the data that are needed.
     levels : dict of str to list
         Levels of the factors among them, in the order of the fit.
-    recipe : tuple or formulaic.ModelSpec
+    recipe : tuple or Evaluated
         For plain expressions the (variable, level) pairs whose product each column is; level is None for a number.
     """
 
@@ -57,9 +79,7 @@ class Side:
         if isinstance(self.recipe, tuple):
             parts = {part: _part(table[part[0]], part[1]) for column in self.recipe for part in column}
             return [_product([parts[p] for p in column], n) for column in self.recipe]
-        frame = pd.DataFrame(table, index=range(n))
-        made = self.recipe.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
-        return [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+        return self.recipe.columns(table, n)
 
     def _checked(self, variable: str, column: Any) -> Any:
         known = self.levels.get(variable)
@@ -106,15 +126,27 @@ def build_side(text: str, table: Table, n: int) -> tuple[Side, list[np.ndarray]]
     plain = _plain_recipe(text, levels)
     if plain:
         side = Side(plain[0], variables, levels, plain[1])
-        return side, side.columns(used, n)
+        columns = side.columns(used, n)
+    else:
+        side, columns = _evaluate(text, used, n, levels)
+    if len(set(side.names)) < len(side.names):
+        twice = max(side.names, key=side.names.count)
+        raise ValueError(f"Two columns of '{text}' would both be called '{twice}'; rename a column of the data.")
+    return side, columns
+
+
+def _evaluate(text: str, table: Table, n: int, levels: dict[str, list]) -> tuple[Side, list[np.ndarray]]:
+    expression = neutral(text)
+    frame = _renamed(table, expression, n)
     try:
         with np.errstate(all="ignore"):  # what is not finite is named below
-            made = formulaic.model_matrix(text, pd.DataFrame(used, index=range(n)), context=CONTEXT, na_action="ignore")
+            made = formulaic.model_matrix(expression.text, frame, context=CONTEXT, na_action="ignore")
+            columns = [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
     except Exception as error:
-        reason = str(error.__cause__ or error)
+        reason = expression.restore(str(error.__cause__ or error).split("\n")[0])
         raise ValueError(f"'{text}' cannot be evaluated on these data: {reason}") from error
-    side = Side(tuple(map(str, made.columns)), variables, levels, made.model_spec)
-    columns = [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+    names = tuple(expression.restore(str(name)) for name in made.columns)
+    side = Side(names, tuple(table), levels, Evaluated(expression, made.model_spec))
     for name, column in zip(side.names, columns, strict=True):
         if not np.isfinite(column).all():
             row = int(np.flatnonzero(~np.isfinite(column))[0])
@@ -366,6 +398,8 @@ def _check_identified(
     bar: Bar, names: tuple[str, ...], columns: list[np.ndarray], others: list[str], levels: int, n: int
 ) -> None:
     """Raise ValueError for a random term whose variances the data could never tell apart, whatever their values."""
+    if not names:
+        raise ValueError(f"Nothing varies in {bar}: write (1 | {bar.group}) for a random intercept.")
     if levels >= n:
         raise ValueError(
             f"The grouping factor '{bar.group}' has {levels} levels for {n} rows, one for each: its random effects cannot be "

@@ -32,7 +32,7 @@ def random_effects(criterion: Criterion, e: Evaluation) -> list[np.ndarray]:
     """b̃ = ΛΛ'Z'Py of each grouping factor, (levels, k): the conditional modes."""
     scale = criterion.cp.basis.scale
     return [
-        scale * (T @ T.T @ B.T @ w).T
+        scale * (T @ ((B @ T).T @ w)).T
         for T, B, w in zip(factors(criterion, e.theta), criterion.maps, e.solution.w, strict=True)
     ]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import formulaic
 
-from lmmlite.expressions import FormulaError, Token, check_brackets, check_expression, source, tokens_of
+from lmmlite.expressions import FormulaError, Token, check_brackets, check_expression, neutral, quote, source, tokens_of
+
+_ARITHMETIC = ("-", "*", "/", ":", "**", "^")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,9 @@ def parse_formula(text: str) -> Formula:
     )
     if not check_expression(source(left, text)):
         raise FormulaError("The response names no column.", text, 0)
+    arithmetic = next((t for t in _outside_calls(left) if t.text in _ARITHMETIC or t.kind == "number"), None)
+    if arithmetic:
+        raise FormulaError("Arithmetic in the response must stand in I(…), as in I(y - 1).", text, arithmetic.start)
     return Formula(source(left, text), fixed_text, tuple(bars), tuple(variables))
 
 
@@ -126,8 +130,10 @@ def update_formula(old: Formula, change: str) -> str:
     for sign, term in _split_terms(tokens[tilde + 1 :]):
         minus = sign is not None and sign.text == "-"
         if [t.text for t in term] == ["."]:
+            if minus:
+                raise FormulaError("The old terms cannot all be taken out: leave out the '.'.", change, term[0].start)
             bars += old.bars
-            fixed += f" + ({old.fixed})"
+            fixed += f" + {old.fixed}"
         elif _is_bar(term) and minus:
             for bar in _bars(term, change):
                 if bar not in bars:
@@ -138,9 +144,27 @@ def update_formula(old: Formula, change: str) -> str:
         else:
             check_expression(source(term, change))
             fixed += f" {'-' if minus else '+'} {source(term, change)}"
-    terms = [str(t) for t in formulaic.Formula(fixed.lstrip(" +") or "1")]
+    terms = [label for label, _ in terms_of(fixed.lstrip(" +") or "1")]
     fixed = " + ".join(["0"] * ("1" not in terms) + [t for t in terms if t != "1"]) or "1"
     return f"{old.response if response == '.' else response} ~ {' + '.join([fixed, *map(str, bars)])}"
+
+
+def terms_of(text: str) -> list[tuple[str, frozenset[str]]]:
+    """The terms of an expression as a formula writes them, each with its factors; ``1`` is the intercept."""
+    checked = neutral(text)
+    quoted = replace(checked, written={new: quote(column) for new, column in checked.columns.items()})
+    factors = [[quoted.restore(f.expr) for f in term.factors] for term in formulaic.Formula(checked.text)]
+    return [(":".join(f), frozenset(f)) for f in factors]
+
+
+def _outside_calls(tokens: list[Token]) -> Iterator[Token]:
+    depth = 0  # of parentheses, from that of a call on
+    for before, t in itertools.pairwise([None, *tokens]):
+        assert t is not None
+        if depth or (t.text == "(" and before is not None and before.kind == "name"):
+            depth += (t.text == "(") - (t.text == ")")
+        else:
+            yield t
 
 
 def _bar_names(bar: Bar) -> list[str]:
@@ -196,8 +220,3 @@ def _bars(term: list[Token], text: str) -> list[Bar]:
     if len(right) % 2 == 0:
         raise FormulaError("The grouping factor is missing after the bar.", text, term[-1].start)
     return [Bar(source(left, text), tuple(factors), bar.text == "|") for factors in chain]
-
-
-def quote(name: str) -> str:
-    """A column's name as a formula writes it."""
-    return name if re.fullmatch(r"[^\W\d]\w*", name) else f"`{name}`"

@@ -7,8 +7,9 @@ decide is decided here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import pandas as pd
 
 Column = np.ndarray | pd.Categorical
 Table = dict[str, Column]
+_LARGEST = 1e150  # squares and their sums over rows stay finite
+_NUMBERS = {"integer", "floating", "mixed-integer", "mixed-integer-float", "decimal", "complex"}
 
 
 def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
@@ -26,9 +29,12 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     ValueError
         For an unknown name (the nearest is suggested), a name that stands for two columns, or a frame without rows.
     """
+    if hasattr(data, "collect_schema") and not hasattr(data, "to_numpy"):
+        raise TypeError("The data are a lazy frame: collect() it first.")
     if not isinstance(data, Mapping) and not hasattr(data, "columns"):
         raise TypeError(f"The data must be a data frame or a mapping of columns, not {type(data).__name__}.")
-    present = [str(c) for c in (data.keys() if isinstance(data, Mapping) else data.columns)]
+    keys = list(data.keys() if isinstance(data, Mapping) else data.columns)
+    present = [str(key) for key in keys]
     columns = {}
     for name in names:
         if name not in present:
@@ -37,8 +43,13 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
             raise ValueError(f"The data have no column '{name}'.{hint}")
         if present.count(name) > 1:
             raise ValueError(f"The data have {present.count(name)} columns named '{name}'; rename them.")
-        column = data[name]
-        columns[name] = column if isinstance(column, pd.Series) else pd.Series(_to_array(column), name=name)
+        column = data[keys[present.index(name)]]
+        if not isinstance(column, pd.Series):
+            array = _to_array(column)
+            if array.ndim > 1:
+                raise ValueError(f"Column '{name}' has the shape {array.shape}; it must have one value for each row.")
+            column = pd.Series(np.atleast_1d(array), name=name)
+        columns[name] = column
     lengths = {name: len(c) for name, c in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns differ in length: {lengths}.")
@@ -60,15 +71,14 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
         For infinite values, nothing but missing values, numbers stored as text or objects, dates and complex numbers.
     """
     dtype = series.dtype
-    if isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(dtype) or dtype.kind == "O":
-        if dtype.kind == "O" and _looks_numeric(series):
-            raise ValueError(
-                f"Column '{name}' holds numbers but is stored as objects; convert it with pd.to_numeric, or with "
-                "astype(str) if the numbers are labels."
-            )
-        factor = pd.Categorical(series) if not isinstance(dtype, pd.CategoricalDtype) else series.array
-        missing = np.asarray(factor.codes) < 0
-        return factor, _checked(missing, name)
+    if isinstance(dtype, pd.CategoricalDtype):
+        factor = series.array
+        return factor, _checked(np.asarray(factor.codes) < 0, name)
+    if pd.api.types.is_object_dtype(dtype):
+        _check_objects(series, name)
+    if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
+        factor = pd.Categorical(series)
+        return factor, _checked(np.asarray(factor.codes) < 0, name)
     if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
         raise ValueError(
             f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first."
@@ -76,11 +86,15 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
     if pd.api.types.is_complex_dtype(dtype):
         raise ValueError(f"Column '{name}' holds complex numbers.")
     numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    if np.isfinite(numbers).all():
-        return numbers, None
-    if np.isinf(numbers).any():
+    missing = None if np.isfinite(numbers).all() else _checked(np.isnan(numbers), name)
+    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    if np.isinf(low) or np.isinf(high):
         raise ValueError(f"Column '{name}' is infinite in row {int(np.flatnonzero(np.isinf(numbers))[0])}.")
-    return numbers, _checked(np.isnan(numbers), name)
+    if max(-low, high) > _LARGEST or 0 < max(-low, high) < 1 / _LARGEST:
+        raise ValueError(
+            f"Column '{name}' goes from {low:g} to {high:g}, whose squares no computer holds; change its unit."
+        )
+    return numbers, missing
 
 
 def missing_labels(series: pd.Series, name: str) -> np.ndarray | None:
@@ -95,9 +109,25 @@ def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
     return missing if missing.any() else None
 
 
-def _looks_numeric(series: pd.Series) -> bool:
-    first = series.dropna().head(1)
-    return len(first) > 0 and isinstance(first.iloc[0], int | float | np.number) and not isinstance(first.iloc[0], bool)
+def _check_objects(series: pd.Series, name: str) -> None:
+    """Raise ValueError for a column of objects that are numbers, dates or containers: it may hold text, True and False."""
+    kind = pd.api.types.infer_dtype(series, skipna=True)
+    some = series.dropna()
+    if kind in _NUMBERS or (kind == "mixed" and any(isinstance(v, Number) and not isinstance(v, bool) for v in some)):
+        raise ValueError(
+            f"Column '{name}' holds numbers but is stored as objects; convert it with pd.to_numeric, or with "
+            "astype(str) if the numbers are labels."
+        )
+    if kind == "mixed":
+        _check_hashable(some, name)
+    if kind not in ("string", "boolean", "bytes", "empty", "mixed"):
+        raise ValueError(f"Column '{name}' holds {kind} values, which are neither numbers nor text; convert it first.")
+
+
+def _check_hashable(values: Iterable[Any], name: str) -> None:
+    container = next((v for v in values if not isinstance(v, Hashable)), None)
+    if container is not None:
+        raise ValueError(f"Column '{name}' holds a {type(container).__name__} where one value is needed.")
 
 
 class Levels:
@@ -156,7 +186,7 @@ def levels_of(columns: dict[str, pd.Series], factors: tuple[str, ...], keep: np.
     size = 1
     for factor in factors:
         part, part_labels = _codes(columns[factor], keep)
-        code, occurring = compress(code * len(part_labels) + part, size * len(part_labels))
+        code, occurring = compress(code.astype(np.int64) * len(part_labels) + part, size * len(part_labels))
         size = len(occurring)
         own = [o[occurring // len(part_labels)] for o in own] + [occurring % len(part_labels)]
         labels.append(part_labels)
@@ -174,12 +204,21 @@ def _codes(series: pd.Series, keep: np.ndarray | None) -> tuple[np.ndarray, pd.I
     if isinstance(series.dtype, pd.CategoricalDtype):
         return np.asarray(series.cat.codes), pd.Index(series.cat.categories)
     values = series.to_numpy()
-    if values.dtype.kind == "f" and keep is not None and (values == np.round(values)).all():
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "mixed":
+        _check_hashable(values, str(series.name))
+    if values.dtype == np.float16:
+        values = values.astype(np.float64)  # pandas has no such index
+    if (
+        values.dtype.kind == "f"
+        and keep is not None
+        and (np.abs(values) < 2**53).all()
+        and (values == np.round(values)).all()
+    ):
         values = values.astype(np.int64)  # integers that only missing values had turned into floats
     if values.dtype.kind in "iu":
         low = int(values.min())
-        if int(values.max()) - low < 4 * len(values) + 1000:
-            codes, occurring = compress(values - low, int(values.max()) - low + 1)
+        if int(values.max()) - low < 4 * len(values) + 1000 and int(values.max()) < 2**63:
+            codes, occurring = compress(values.astype(np.int64) - low, int(values.max()) - low + 1)
             return codes, pd.Index(occurring + low)
     try:
         codes, labels = pd.factorize(values, sort=True)

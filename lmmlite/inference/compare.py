@@ -22,7 +22,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import formulaic
 import numpy as np
 import pandas as pd
 from scipy.linalg import null_space
@@ -31,7 +30,7 @@ from scipy.stats import chi2, f
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.design import Design, Term, build_design
-from lmmlite.formula import Bar, parse_formula, quote
+from lmmlite.formula import Bar, parse_formula, terms_of
 from lmmlite.inference.ddf import Method, Test
 from lmmlite.inference.ddf import test as f_test
 from lmmlite.optimize import minimize
@@ -293,15 +292,6 @@ def _deletions(fit: MixedModel, formulas: dict[str, str | None], note: str = "")
     return _table(models, tests, ["<none>", *formulas], [note] * len(models))
 
 
-def _terms(text: str) -> dict[str, frozenset[str]]:
-    """The terms of an expression as one would write them, each with its factors; ``1`` for the intercept."""
-    out = {}
-    for term in formulaic.Formula(text):
-        factors = [quote(v.expr) if v.eval_method.value == "lookup" else str(v) for v in term.factors]
-        out[":".join(factors)] = frozenset(factors)
-    return out
-
-
 def _without(terms: dict[str, frozenset[str]], name: str) -> str:
     rest = [t for t in terms if t not in ("1", name)]
     return " + ".join((["1"] if "1" in terms and name != "1" else ["0"]) + rest)
@@ -329,7 +319,7 @@ def drop1(fit: MixedModel, ddf: Method | None = None) -> pd.DataFrame:
         F: a row for each term, ``F num_df den_df p_value``.
     """
     old = fit.design.formula
-    terms, bars = _terms(old.fixed), " + ".join(map(str, old.bars))
+    terms, bars = dict(terms_of(old.fixed)), " + ".join(map(str, old.bars))
     formulas = {name: f"{old.response} ~ {_without(terms, name)} + {bars}" for name in _droppable(terms)}
     if ddf is None:
         return _deletions(fit.refit_ml() if fit.reml else fit, dict(formulas), "refitted by ML" if fit.reml else "")
@@ -364,7 +354,7 @@ def ranova(fit: MixedModel) -> pd.DataFrame:
 
 def _reductions(term: Term) -> list[tuple[str, list[Bar]]]:
     """A label and what is left of a random term, for each way to make it smaller by one term of its formula."""
-    bar, terms = term.bar, _terms(term.bar.terms)
+    bar, terms = term.bar, dict(terms_of(term.bar.terms))
     if len(terms) == 1:
         whole = [np.ones(len(term.columns[0]))]  # (0 + f | g) of a factor holds (1 | g), as lmerTest sees it
         if bar.correlated and len(term.columns) > 1 and spans(term.columns, whole):
