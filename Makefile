@@ -16,7 +16,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book pdf test test-pages notebooks exercises assign reference coverage bench lint clean
+.PHONY: help book pdf test test-pages notebooks exercises assign reference coverage bench test-spark lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,10 @@ book: .venv/installed _build/fresh  ## execute and build the book
 
 assign: .venv-assign/installed  ## build the course assignment into _build/assign and prove its grading
 	.venv-assign/bin/python tools/assign.py
+
+test-spark: .venv/installed  ## fits summed by a local Spark cluster (needs a Java runtime)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pyspark==4.3.0
+	$(BIN)/python -m pytest tests/spark $(PYTESTFLAGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

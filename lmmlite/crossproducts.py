@@ -20,6 +20,9 @@ from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
 
+Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Totals = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Pairs]
+
 
 @dataclass(frozen=True)
 class CrossProducts:
@@ -95,22 +98,44 @@ def crossproducts(design: Design) -> CrossProducts:
     for start in fixed.starts():
         sums.add(start, fixed.rows(start), fixed.root_weights(start))
     log_weights = 0.0 if design.weights is None else float(np.log(design.weights).sum())
+    return _assemble(sums, design.n, log_weights, fixed.basis, made, Z_maps, own_maps)
+
+
+def from_totals(
+    totals: Totals,
+    n: int,
+    log_weights: float,
+    basis: Basis,
+    made: tuple[Template, ...],
+    Z_maps: tuple[np.ndarray, ...],
+    own_maps: tuple[np.ndarray, ...],
+) -> CrossProducts:
+    """Cross-products from sums that were made elsewhere, of columns already centred and scaled.
+
+    Parameters
+    ----------
+    totals : tuple
+        For each grouping factor Z_l'Z_l (k, k, L) and Z_l'[X y] (k, d, L); [X y]'[X y]; and for pairs of factors g > h the codes
+        of the levels that meet, in g and in h, with Z_g'Z_h (k_g, k_h, m).
+    """
+    ZZ, Zd, dd, pairs = totals
+    sizes = tuple(A.shape[2] for A in ZZ)
+    first = max(range(len(sizes)), key=lambda g: sizes[g] * made[g].k)
+    return _assemble(_Sums.of(ZZ, Zd, dd, pairs, sizes, first), n, log_weights, basis, made, Z_maps, own_maps)
+
+
+def _assemble(
+    sums: _Sums,
+    n: int,
+    log_weights: float,
+    basis: Basis,
+    made: tuple[Template, ...],
+    Z_maps: tuple[np.ndarray, ...],
+    own_maps: tuple[np.ndarray, ...],
+) -> CrossProducts:
     R, rest, Rd, W = sums.compressed()
-    return CrossProducts(
-        design.n,
-        Rd.shape[1] - 1,
-        log_weights,
-        fixed.basis,
-        made,
-        sizes,
-        first,
-        Z_maps,
-        own_maps,
-        R,
-        rest,
-        Rd,
-        W,
-    )
+    p = Rd.shape[1] - 1
+    return CrossProducts(n, p, log_weights, basis, made, sums._sizes, sums._first, Z_maps, own_maps, R, rest, Rd, W)
 
 
 def hold(cp: CrossProducts, j: int, value: float) -> tuple[CrossProducts, np.ndarray, np.ndarray]:
@@ -139,6 +164,26 @@ class _Sums:
                 pair = codes[g].astype(np.int64) * sizes[h] + codes[h]
                 numbers, occurring = compress(pair, sizes[g] * sizes[h])
                 self._pairs[g, h] = numbers, occurring, np.zeros((k[g], k[h], len(occurring)))
+
+    @classmethod
+    def of(
+        cls,
+        ZZ: list[np.ndarray],
+        Zd: list[np.ndarray],
+        dd: np.ndarray,
+        pairs: Pairs,
+        sizes: tuple[int, ...],
+        first: int,
+    ) -> _Sums:
+        """Sums that are known already."""
+        made = cls([[]] * len(sizes), [np.zeros(0, np.int64)] * len(sizes), sizes, first, len(dd))
+        made._ZZ, made._Zd, made._dd, made._pairs = ZZ, Zd, dd, {}
+        for (g, h), (one, other, total) in pairs.items():
+            if g == first or (h != first and g < h):
+                g, h, one, other, total = h, g, other, one, total.swapaxes(0, 1)
+            pair = one.astype(np.int64) * sizes[h] + other
+            made._pairs[g, h] = pair, pair, total
+        return made
 
     def add(self, start: int, D: np.ndarray, root_weights: np.ndarray | None) -> None:
         """Add one chunk: its rows of [X y] (d, m), already times √w."""

@@ -238,6 +238,11 @@ class Design:
         """Rows left out because a value in them is missing."""
         return 0 if self.kept is None else int((~self.kept).sum())
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows stand in memory."""
+        return True
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Fixed effects that are estimated."""
@@ -252,6 +257,11 @@ class Design:
     def X(self) -> np.ndarray:
         """Fixed-effects model matrix, (n, p)."""
         return np.column_stack(self.x_columns) if self.x_columns else np.empty((self.n, 0))
+
+    @property
+    def XX(self) -> np.ndarray:
+        """X'X, (p, p)."""
+        return self.X.T @ self.X
 
     def term_Z(self, term: Term) -> sp.csr_array:
         """Random-effects model matrix of one term, (n, levels · k); the coefficients of a level are neighbours."""
@@ -296,7 +306,8 @@ def build_design(formula: Formula, data: Any, *, weights: Any = None, offset: An
         group = names.index(bar.factors)
         side, columns = build_side(bar.terms, table, n)
         others = [name for t in terms if t.group == group for name in t.side.names]
-        _check_identified(bar, side.names, columns, others, groups[group].size, n)
+        constant = [bool(c[0] == c[-1] and np.ptp(c) == 0) for c in columns]
+        check_identified(bar, side.names, constant, others, groups[group].size, n)
         terms.append(Term(bar, group, side, columns))
     w = _numbers(weights, "weights", table)
     if w is not None and (w <= 0).any():
@@ -373,16 +384,21 @@ def _numbers(given: Any, role: str, table: Table) -> np.ndarray | None:
     return values
 
 
+def check_response(variable: str, is_factor: bool, is_boolean: bool) -> None:
+    """Raise ValueError for a response that is no number."""
+    if is_factor:
+        raise ValueError(f"The response '{variable}' is not numeric; a linear mixed model needs a number for each row.")
+    if is_boolean:
+        raise ValueError(
+            f"The response '{variable}' is true or false, which a linear mixed model does not describe; a logistic one does. "
+            "Convert it with astype(float) if a linear probability model is meant."
+        )
+
+
 def _response(formula: Formula, table: Table, n: int, series: dict[str, pd.Series]) -> np.ndarray:
     name = formula.response
     for v in check_expression(name):
-        if isinstance(table[v], pd.Categorical):
-            raise ValueError(f"The response '{v}' is not numeric; a linear mixed model needs a number for each row.")
-        if pd.api.types.is_bool_dtype(series[v].dtype):
-            raise ValueError(
-                f"The response '{v}' is true or false, which a linear mixed model does not describe; a logistic one does. "
-                "Convert it with astype(float) if a linear probability model is meant."
-            )
+        check_response(v, isinstance(table[v], pd.Categorical), pd.api.types.is_bool_dtype(series[v].dtype))
     plain: Any = table.get(name.strip("`"))
     if plain is None:
         _, columns = build_side(f"0 + {name}", table, n)
@@ -394,8 +410,8 @@ def _response(formula: Formula, table: Table, n: int, series: dict[str, pd.Serie
     return plain
 
 
-def _check_identified(
-    bar: Bar, names: tuple[str, ...], columns: list[np.ndarray], others: list[str], levels: int, n: int
+def check_identified(
+    bar: Bar, names: tuple[str, ...], constant: list[bool], others: list[str], levels: int, n: int
 ) -> None:
     """Raise ValueError for a random term whose variances the data could never tell apart, whatever their values."""
     if not names:
@@ -416,8 +432,8 @@ def _check_identified(
             f"The coefficient '{twice}' varies over '{bar.group}' in two terms, whose variances cannot be told apart. "
             f"Write it once: (x | {bar.group}) already has a random intercept, (0 + x | {bar.group}) has none."
         )
-    for name, column in zip(names, columns, strict=True):
-        if name != "Intercept" and column[0] == column[-1] and np.ptp(column) == 0:
+    for name, same in zip(names, constant, strict=True):
+        if name != "Intercept" and same:
             raise ValueError(
                 f"'{name}' in {bar} has the same value in every row, so its effect cannot vary between groups."
             )

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lmmlite import diagnostics, effects, prediction, saved, tidy
+from lmmlite import diagnostics, effects, prediction, saved, tables, tidy
 from lmmlite.criterion import Criterion
-from lmmlite.crossproducts import crossproducts
+from lmmlite.crossproducts import CrossProducts, crossproducts
 from lmmlite.design import Design, build_design
 from lmmlite.fitted import Estimates
 from lmmlite.formula import parse_formula, update_formula
@@ -38,7 +38,9 @@ def lmer(
     formula : str
         Such as ``"Reaction ~ Days + (Days | Subject)"``; see `parse_formula`.
     data : DataFrame or mapping of columns
-        Rows with a missing value in a column that the model uses are left out and counted.
+        Rows with a missing value in a column that the model uses are left out and counted.  Rows that never stand in memory
+        together: a list of frames or a function that returns an iterator over them, a Parquet data set (its path, or a
+        `pyarrow.dataset`), or an Ibis table, whose engine then makes the sums; see `lmmlite.tables`.
     reml : bool
         Restricted maximum likelihood (the default) or maximum likelihood.
     weights : str or (n,) array-like, optional
@@ -61,9 +63,14 @@ def lmer(
     ----------
     Bates, Mächler, Bolker & Walker (2015). Fitting linear mixed-effects models using lme4. JSS 67(1).
     """
-    design = build_design(parse_formula(formula), data, weights=weights, offset=offset)
+    parsed = parse_formula(formula)
     names = tuple(given if isinstance(given, str) else None for given in (weights, offset))
-    return _fit(design, data, reml, names, start)
+    if tables.is_table(data):
+        design, cp, data = tables.summed(parsed, data, weights, offset)
+    else:
+        design = build_design(parsed, data, weights=weights, offset=offset)
+        cp = crossproducts(design)
+    return _fit(design, cp, data, reml, names, start)
 
 
 def load(path: str | Path) -> MixedModel:
@@ -79,7 +86,7 @@ def load(path: str | Path) -> MixedModel:
     """
     header, data, given = saved.read(path)
     design = build_design(parse_formula(header["formula"]), data, **given)
-    design, criterion = _criterion(design, header["reml"])
+    design, criterion = _criterion(design, crossproducts(design), header["reml"])
     optimum = resume(criterion, header["theta"], header["message"], header["converged"])
     columns = tuple(name if isinstance(name, str) else None for name in given.values())
     fit = MixedModel(design, criterion, optimum, data, columns)
@@ -87,9 +94,8 @@ def load(path: str | Path) -> MixedModel:
     return fit
 
 
-def _criterion(design: Design, reml: bool) -> tuple[Design, Criterion]:
+def _criterion(design: Design, cp: CrossProducts, reml: bool) -> tuple[Design, Criterion]:
     """The design without the columns that the others make superfluous, and its criterion."""
-    cp = crossproducts(design)
     if len(cp.basis.kept) < len(design.x_columns):
         design = design.keep_columns(cp.basis.kept)
     if cp.n - cp.p < 1:
@@ -97,9 +103,11 @@ def _criterion(design: Design, reml: bool) -> tuple[Design, Criterion]:
     return design, Criterion(cp, reml)
 
 
-def _fit(design: Design, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None) -> MixedModel:
+def _fit(
+    design: Design, cp: CrossProducts, data: Any, reml: bool, columns: tuple[str | None, ...], start: Any = None
+) -> MixedModel:
     given = design.dropped
-    design, criterion = _criterion(design, reml)
+    design, criterion = _criterion(design, cp, reml)
     if design.dropped != given:
         warnings.warn(
             f"The fixed effects are rank deficient: {', '.join(design.dropped)} can be written as combinations of the terms "
@@ -251,7 +259,8 @@ class MixedModel(Estimates):
             )
         if not np.isfinite(values).all():
             raise ValueError(f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}.")
-        return with_response(_fit(replace(self.design, y=values), self.data, self.reml, self.columns))
+        design = replace(self.design, y=values)
+        return with_response(_fit(design, crossproducts(design), self.data, self.reml, self.columns))
 
     def refit_ml(self) -> MixedModel:
         """The same model by maximum likelihood."""

@@ -46,7 +46,6 @@ class Summary:
 
     def _head(self) -> list[tuple[str, str]]:
         fit = self._fit
-        r = fit.residuals("scaled").quantile([0, 0.25, 0.5, 0.75, 1])
         missing = f", {fit.n_missing} left out for missing values" if fit.n_missing else ""
         rows = [("formula", fit.formula)]
         if fit.reml:
@@ -54,12 +53,10 @@ class Summary:
         else:
             parts = {"AIC": fit.aic, "BIC": fit.bic, "log-likelihood": fit.loglik, "deviance": fit.deviance}
             rows.append(("fit", ", ".join(f"{name} {value:.2f}" for name, value in parts.items())))
-        rows.append(
-            (
-                "scaled residuals",
-                "  ".join(f"{name} {v:.3f}" for name, v in zip(("min", "1Q", "median", "3Q", "max"), r, strict=True)),
-            )
-        )
+        if fit.design.has_rows:
+            r = fit.residuals("scaled").quantile([0, 0.25, 0.5, 0.75, 1])
+            quantiles = zip(("min", "1Q", "median", "3Q", "max"), r, strict=True)
+            rows.append(("scaled residuals", "  ".join(f"{name} {v:.3f}" for name, v in quantiles)))
         rows.append(("rows", f"{fit.nobs}{missing}; groups: " + ", ".join(f"{g} {n}" for g, n in fit.ngroups.items())))
         return rows
 

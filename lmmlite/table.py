@@ -7,7 +7,7 @@ decide is decided here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from numbers import Number
 from typing import Any
@@ -37,10 +37,7 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     present = [str(key) for key in keys]
     columns = {}
     for name in names:
-        if name not in present:
-            near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
-            hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
-            raise ValueError(f"The data have no column '{name}'.{hint}")
+        check_names([name], present)
         if present.count(name) > 1:
             raise ValueError(f"The data have {present.count(name)} columns named '{name}'; rename them.")
         column = data[keys[present.index(name)]]
@@ -56,6 +53,15 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     if not columns or not next(iter(lengths.values())):
         raise ValueError("The data have no rows.")
     return columns
+
+
+def check_names(names: Iterable[str], present: Sequence[str]) -> None:
+    """ValueError for a name that is not among the columns, with the nearest one that is."""
+    for name in names:
+        if name not in present:
+            near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
+            hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
+            raise ValueError(f"The data have no column '{name}'.{hint}")
 
 
 def _to_array(column: Any) -> Any:

@@ -58,12 +58,12 @@ def _doolittle(gram: np.ndarray) -> np.ndarray:
 
 
 def type_1(design: Design) -> dict[str, np.ndarray]:
-    U = _doolittle(design.X.T @ design.X)
+    U = _doolittle(design.XX)
     return {term: U[columns] for term, columns in _kept_columns(design).items()}
 
 
 def type_2(design: Design) -> dict[str, np.ndarray]:
-    terms, gram, factors = _kept_columns(design), design.X.T @ design.X, set(design.fixed.levels)
+    terms, gram, factors = _kept_columns(design), design.XX, set(design.fixed.levels)
     out = {}
     for term, columns in terms.items():
         above = [j for other, c in terms.items() if _contains(term, other, factors) for j in c]
