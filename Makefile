@@ -5,6 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
+# numpy 2.0 has wheels for Python 3.11 and 3.12.
+PYTHON_OLDEST ?= python3.11
 BIN := .venv/bin
 BOOKFLAGS ?=                    # e.g. BOOKFLAGS="-W --keep-going": warnings are errors
 PYTESTFLAGS ?=
@@ -16,7 +18,7 @@ SOURCES := $(shell find lmmlite book/_ext -type f -not -name '*.pyc') book/bookk
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help book pdf test test-pages notebooks exercises assign reference coverage bench test-spark lint clean
+.PHONY: help book pdf test test-pages notebooks exercises assign reference coverage campaign bench test-oldest test-spark lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +46,14 @@ book: .venv/installed _build/fresh  ## execute and build the book
 
 assign: .venv-assign/installed  ## build the course assignment into _build/assign and prove its grading
 	.venv-assign/bin/python tools/assign.py
+
+.venv-oldest/installed: tests/oldest.txt pyproject.toml
+	test -x .venv-oldest/bin/python || $(PYTHON_OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/oldest.txt -e '.[parallel,plots]'
+	@touch $@
+
+test-oldest: .venv-oldest/installed  ## the library's tests with the oldest versions that pyproject.toml allows
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_book.py --ignore tests/test_exercises.py $(PYTESTFLAGS)
 
 test-spark: .venv/installed  ## fits summed by a local Spark cluster (needs a Java runtime)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pyspark==4.3.0
@@ -77,9 +87,12 @@ reference: .venv/installed  ## make tests/reference/*.json and book/in_r/*.txt a
 coverage: .venv/installed  ## simulate the coverage of intervals (half an hour); writes book/data/coverage.csv
 	$(BIN)/python tools/coverage_study.py
 
+campaign: .venv/installed  ## fit 5,000 generated models, each with ten restarts; writes benchmarks/campaign.md
+	$(BIN)/python tools/campaign.py
+
 bench: .venv/installed  ## time lmmlite against its peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what was built; the notebooks stay
-	rm -rf _build .venv .venv-assign .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf _build .venv .venv-assign .venv-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

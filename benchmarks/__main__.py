@@ -1,9 +1,11 @@
-"""Time whole fits, from a data frame to estimates with standard errors, beside the peers; measure memory and iterations.
+"""Time whole fits, from a data frame to estimates with standard errors, beside the peers; measure memory, growth, iterations.
 
-    python -m benchmarks            everything (about ten minutes), results to benchmarks/results.md and results.json
+    python -m benchmarks            everything (about three quarters of an hour), to benchmarks/results.md and results.json
     python -m benchmarks sleepstudy maximal      only cases whose names contain one of the words; nothing is written
+    python -m benchmarks "law: rows"             the same for the cases of a growth law
 
-Each program runs at its best documented setting; `make bench` gives every one of them one thread (OMP_NUM_THREADS=1).  lme4 is left out where Rscript is missing.
+Each program runs at its best documented setting, with one thread, in a process of its own; one that cannot fit a case, or needs too
+long or too much memory, gets a dash and the reason.  lme4 is left out where Rscript is missing.
 """
 
 from __future__ import annotations
@@ -12,225 +14,115 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from benchmarks.cases import CASES, Case, slopes
-from lmmlite import Criterion, build_design, crossproducts, lmer, parse_formula
+from benchmarks import growth
+from benchmarks.cases import CASES, Case
+from benchmarks.programs import BYTES, PROGRAMS, SECONDS, THREADS, run
 
 HERE = Path(__file__).parent
-
-
-def timed(call, repeats: int) -> float:
-    """Median seconds after one unmeasured call."""
-    call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
-def ours(case: Case, data: pd.DataFrame) -> dict:
-    def fit():
-        result = lmer(case.formula, data)
-        return result.fixef, result.se, result.varcorr, result.criterion, result
-
-    *_, criterion, result = fit()
-    return {
-        "seconds": timed(fit, case.repeats),
-        "criterion": criterion,
-        "evaluations": len(result.optimum.steps),
-    }
-
-
-def glmm(case: Case, data: pd.DataFrame) -> dict:
-    import glmm
-
-    groups = [bar.group for bar in parse_formula(case.formula).bars]
-    data = data.astype(
-        {g: str for g in groups if data[g].dtype.kind in "iu"}
-    )  # it takes numbers for slopes, not labels
-    best = {}
-    for settings in ({}, {"wald_se": "rx", "satterthwaite": False}):
-
-        def fit(settings=settings):
-            return glmm.fit(data, case.formula, reml=True, **settings)
-
-        seconds = timed(fit, min(case.repeats, 10))
-        if not best or seconds < best["seconds"]:
-            best = {"seconds": seconds, "criterion": -2 * fit().loglik}
-    return best
-
-
-def statsmodels(case: Case, data: pd.DataFrame) -> dict:
-    import statsmodels.formula.api as smf
-
-    formula = parse_formula(case.formula)
-    (bar,) = formula.bars
-    model = smf.mixedlm(
-        f"{formula.response} ~ {formula.fixed}", data, groups=data[bar.group], re_formula=f"~ {bar.terms}"
-    )
-    return {
-        "seconds": timed(lambda: model.fit(reml=True), min(case.repeats, 5)),
-        "criterion": -2 * model.fit(reml=True).llf,
-    }
-
-
-def lme4(cases: list[tuple[Case, pd.DataFrame]]) -> dict[str, dict]:
-    """All cases in one R process; R reads the tables from CSV, which is not timed."""
-    with tempfile.TemporaryDirectory() as folder:
-        specification = []
-        for i, (case, data) in enumerate(cases):
-            path = Path(folder) / f"{i}.csv"
-            data.to_csv(path, index=False)
-            factors = [b for bar in parse_formula(case.formula).bars for b in bar.factors]
-            specification.append(
-                {
-                    "name": case.name,
-                    "csv": str(path),
-                    "formula": case.formula,
-                    "reml": True,
-                    "factors": factors,
-                }
-                | {"repeats": 1 if len(data) > 50_000 else min(case.repeats, 5)}
-            )
-        (Path(folder) / "cases.json").write_text(json.dumps(specification))
-        command = ["Rscript", str(HERE / "lme4_times.R"), str(Path(folder) / "cases.json")]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    result = json.loads(output)
-    return {c["name"]: c for c in result["cases"]} | {"made_by": result["made_by"]}
-
-
-def memory(n: int = 10**7) -> dict:
-    """Peak memory of a fit beyond its data, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npz"
-        data = slopes(n, n // 20)
-        np.savez(path, **{c: data[c].to_numpy() for c in data})
-        size = int(data.memory_usage(index=False).sum())
-        del data
-        command = [sys.executable, "-m", "benchmarks", "--memory", str(path)]
-        out = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return {"rows": n, "data_bytes": size, **out}
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process; getrusage would report the parent's, where that was larger."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-
-
-def measure_memory(path: str) -> None:
-    columns = np.load(path)
-    data = pd.DataFrame({c: columns[c] for c in columns})
-    lmer("y ~ x + (x | g)", data.head(1000).assign(g=lambda d: d["g"] % 20))
-    before = peak_bytes()
-    start = time.perf_counter()
-    fit = lmer("y ~ x + (x | g)", data)
-    se = fit.se.sum()
-    seconds = time.perf_counter() - start
-    beyond = peak_bytes() - before
-    print(json.dumps({"beyond_bytes": beyond, "seconds": seconds, "finite": bool(np.isfinite(se))}))
-
-
-def iterations() -> pd.DataFrame:
-    """Seconds of the pass over the rows and of one evaluation with gradient, for n rows in 2,000 groups."""
-    rows = []
-    for n in (10**4, 10**5, 10**6, 10**7):
-        data = slopes(n, 2000)
-        design = build_design(parse_formula("y ~ x + (x | g)"), data)
-        pass_over_rows = timed(lambda design=design: crossproducts(design), 3)
-        criterion = Criterion(crossproducts(design))
-        step = timed(lambda criterion=criterion: criterion.evaluate([1.0, 0.0, 0.5], 1), 50)
-        rows.append({"rows": n, "pass": pass_over_rows, "iteration": step})
-        del data, design
-    return pd.DataFrame(rows)
-
-
-def plot(table: pd.DataFrame) -> None:
-    import matplotlib.pyplot as plt
-
-    from lmmlite.plots import COLORS, use_style
-
-    use_style()
-    fig, ax = plt.subplots()
-    ax.loglog(table["rows"], table["pass"], "o-", color=COLORS["no"])
-    ax.loglog(table["rows"], table["iteration"], "o-", color=COLORS["partial"])
-    for name, label in (("pass", "one pass over the rows"), ("iteration", "one iteration")):
-        ax.annotate(
-            label,
-            (table["rows"].iloc[-2], table[name].iloc[-2]),
-            textcoords="offset points",
-            xytext=(-10, 10),
-            ha="right",
-        )
-    ax.set(
-        title="After one pass the rows are never seen again",
-        xlabel="rows (2,000 groups, random slopes)",
-        ylabel="seconds",
-    )
-    fig.savefig(HERE / "iterations.png", dpi=150, bbox_inches="tight")
+LARGE = 50_000  # rows, from which on memory is reported
+WORSE = 1e-3  # a criterion so far above the best one is not that of the same fit
 
 
 def machine() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = {p: version(p) for p in ("numpy", "scipy", "pandas", "formulaic", "glmm", "statsmodels")}
+    packages = ("numpy", "scipy", "pandas", "formulaic", *(p for p in PROGRAMS if p not in ("lmmlite", "lme4")))
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "unset"),
+        "threads": THREADS,
         "python": platform.python_version(),
-        **packages,
+        **{p: version(p) for p in packages},
     }
 
 
-def report(results: dict) -> str:
-    def seconds(case: dict, peer: str) -> str:
-        return f"{case[peer]['seconds']:.3g}" if peer in case else "–"
+def measured(case: Case, programs: list[str]) -> dict:
+    """The result of every program that has one, and why the others have none."""
+    results = {program: run(program, case) for program in programs}
+    done = {p: r for p, r in results.items() if "failed" not in r}
+    return done | {"failed": {p: r["failed"] for p, r in results.items() if "failed" in r}}
 
+
+def report(results: dict) -> str:
+    cases = results["cases"]
+    best = {name: min(case[p]["criterion"] for p in PROGRAMS if p in case) for name, case in cases.items()}
+
+    def seconds(name: str, program: str) -> str:
+        if program not in cases[name]:
+            return "–"
+        fit = cases[name][program]
+        return f"{fit['seconds']:.3g}{'*' if fit['criterion'] > best[name] + WORSE else ''}"
+
+    def megabytes(name: str, program: str) -> str:
+        return f"{cases[name][program]['beyond_bytes'] / 1e6:.0f}" if program in cases[name] else "–"
+
+    heading = f"| case | {' | '.join(PROGRAMS)} |"
+    rule = "|---" * (1 + len(PROGRAMS)) + "|"
     lines = [
         "# Benchmarks",
         "",
-        "Seconds for a whole fit by REML, from a data frame to estimates with standard errors (medians; one thread).",
-        "A dash: not timed, because the program cannot fit the model or would need very long.",
+        "Seconds for a whole fit by REML, from a data frame to estimates with standard errors (medians; one thread each).",
+        "A dash: no result, for the reason below the table.  A star: the program stopped at a REML criterion more than "
+        f"{WORSE} above the best one.",
         "",
-        "| case | lmmlite | lme4 | glmm | statsmodels | evaluations |",
-        "|---|---|---|---|---|---|",
+        heading[:-1] + "| evaluations, lmmlite |",
+        rule + "---|",
     ]
-    for name, case in results["cases"].items():
-        cells = [seconds(case, peer) for peer in ("lmmlite", "lme4", "glmm", "statsmodels")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {case['lmmlite']['evaluations']} |")
-    worst = max(
-        c["lmmlite"]["criterion"] - c[p]["criterion"]
-        for c in results["cases"].values()
-        for p in c
-        if p in ("lme4", "glmm")
-    )
-    memory, table = results["memory"], pd.DataFrame(results["iterations"])
+    for name, case in cases.items():
+        evaluations = case.get("lmmlite", {}).get("evaluations", "–")
+        lines.append(f"| {name} | {' | '.join(seconds(name, p) for p in PROGRAMS)} | {evaluations} |")
+    above = max(case["lmmlite"]["criterion"] - best[name] for name, case in cases.items() if "lmmlite" in case)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, case in cases.items():
+        for program, reason in case["failed"].items():
+            reasons.setdefault((program, reason), []).append(name)
     lines += [
         "",
-        f"The REML criterion of lmmlite is nowhere more than {max(worst, 0):.1e} above that of lme4 or glmm.",
+        f"The REML criterion of lmmlite is nowhere more than {above:.1e} above that of any other program.",
         "",
-        f"**Memory.** {memory['rows']:.0e} rows (random slopes): the table takes {memory['data_bytes'] / 1e6:.0f} MB, "
-        f"the fit at its peak {memory['beyond_bytes'] / 1e6:.0f} MB beyond it ({memory['beyond_bytes'] / memory['data_bytes']:.2f} "
-        f"times the table), in {memory['seconds']:.2f} s.",
+        f"Each program had {SECONDS} s for a case, all repeats and the making or reading of the data included, and "
+        f"{BYTES >> 30} GB.  Dashes:",
+        "",
+        *(f"- {program}, {reason}: {'; '.join(names)}." for (program, reason), names in reasons.items()),
+        "",
+        f"**Memory.** MB that a fit needs at its peak beyond the data and the program itself ({LARGE:,} rows and more):",
+        "",
+        heading,
+        rule,
+    ]
+    for name, case in cases.items():
+        if case.get("lmmlite", {}).get("rows", 0) >= LARGE:
+            lines.append(f"| {name} | {' | '.join(megabytes(name, p) for p in PROGRAMS)} |")
+    rows = next(iter(results["growth"].values()))
+    largest = rows[max(rows, key=int)]["lmmlite"]
+    lines += [
+        "",
+        f"{largest['rows']:.0e} rows (random slopes): the table takes {largest['data_bytes'] / 1e6:.0f} MB, "
+        f"the fit at its peak {largest['beyond_bytes'] / 1e6:.0f} MB beyond it "
+        f"({largest['beyond_bytes'] / largest['data_bytes']:.2f} times the table), in {largest['seconds']:.2f} s.",
+        "",
+        "**Growth.** Exponents: seconds and memory grow as the size to this power.  Fitted, on logarithms, to the "
+        f"{growth.LARGEST} largest sizes; memory is what Python and numpy hold at a time.  A program that exceeds the limits "
+        "is not tried at larger sizes.",
+        "",
+        *growth.tables(results["growth"]),
+        "",
+        "![Seconds and memory against sizes](growth.png)",
         "",
         "**Iterations.** One evaluation of criterion and gradient does not depend on the number of rows:",
         "",
         "| rows | pass over the rows (s) | one iteration (s) |",
         "|---|---|---|",
-        *(f"| {r.rows:.0e} | {r[2]:.4f} | {r.iteration:.5f} |" for r in table.itertuples()),
+        *(
+            f"| {r.rows:.0e} | {r[2]:.4f} | {r.iteration:.5f} |"
+            for r in pd.DataFrame(results["iterations"]).itertuples()
+        ),
         "",
         "![Seconds against rows](iterations.png)",
         "",
@@ -241,36 +133,25 @@ def report(results: dict) -> str:
 
 
 def main(words: list[str]) -> None:
-    chosen = [c for c in CASES if not words or any(w in c.name for w in words)]
-    tables = {c.name: c.data() for c in chosen}
-    results: dict = {"machine": machine(), "cases": {}}
-    for case in chosen:
-        entry = results["cases"][case.name] = {"lmmlite": ours(case, tables[case.name])}
-        for peer in (glmm, statsmodels):
-            if peer.__name__ in case.peers:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    entry[peer.__name__] = peer(case, tables[case.name])
-        print(case.name, entry, flush=True)
-    if shutil.which("Rscript"):
-        timings = lme4([(c, tables[c.name]) for c in chosen if "lme4" in c.peers])
-        results["machine"] |= timings.pop("made_by")
-        for name, timing in timings.items():
-            results["cases"][name]["lme4"] = timing
-            print(name, timing["seconds"], flush=True)
+    programs = [p for p in PROGRAMS if p != "lme4" or shutil.which("Rscript")]
+    results: dict = {"machine": machine(), "cases": {}, "growth": {}}
+    for case in CASES:
+        if not words or any(w in case.name for w in words):
+            entry = results["cases"][case.name] = measured(case, programs)
+            results["machine"] |= entry.get("lme4", {}).pop("made_by", {})
+            print(case.name, entry, flush=True)
+    for law, cases in growth.chosen(words).items():
+        results["growth"][law] = growth.measure(cases)
     if words:
         return
-    tables.clear()
-    results["memory"], table = memory(), iterations()
+    table = growth.iterations()
     results["iterations"] = table.to_dict("list")
-    plot(table)
+    growth.plot(results["growth"])
+    growth.plot_iterations(table)
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "results.md").write_text(report(results))
     print(report(results))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--memory"]:
-        measure_memory(sys.argv[2])
-    else:
-        main(sys.argv[1:])
+    main(sys.argv[1:])
