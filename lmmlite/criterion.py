@@ -74,6 +74,8 @@ class Solution:
         self.coefficients = self.scale(lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True)
         # 4. the parts of the criterion
         self.r2 = float(S[c, c] - half @ half)
+        if not self.r2 > 0:
+            raise FloatingPointError("The residual sum of squares is lost in rounding at this theta.")
         pivots = np.log(np.diag(self.L))
         self.log_V = 2 * float(np.log(np.diagonal(self.C)).sum() + pivots[:q].sum())
         self.log_XVX = 2 * float(pivots[q:].sum())

@@ -21,9 +21,13 @@ from lmmlite.crossproducts import CrossProducts
 
 _MAX_STEPS = 200
 _DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+_FLAT = 1e-6  # that is still the optimum when no step lowers the criterion any further
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
 _FEW_COLUMNS = 300  # of the rest, up to which they are worth removing for a better start
+_MANY_STEPS = 12  # of a search that was hard
+_CLEAR = 20.0  # rise of the criterion without a block that leaves no doubt that it is needed
+_MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not looked for again
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
 
 
@@ -71,10 +75,16 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
     """
     inside = criterion.unitless()
     theta = moments(criterion) if start is None else _unitless(criterion, criterion.checked(start))
-    best, converged, steps = _search(inside, theta)
-    for theta in _other_starts(inside, best.theta):
+    try:
+        best, converged, steps = _search(inside, theta)
+    except FloatingPointError:
+        raise ValueError(
+            "The random effects dwarf the residuals so that rounding leaves nothing to compute with. Pass a smaller start, or take a "
+            "known part out of the response (offset)."
+        ) from None
+    for theta in (*_other_starts(inside, best.theta), *(_doubts(inside, best, steps) if start is None else ())):
         other = _search(inside, theta)
-        if other[0].value < best.value - _NO_WORSE:
+        if other[0].value < best.value - (_NO_WORSE if converged or not other[1] else -_NO_WORSE):
             best, converged, steps = other
     message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
     return Optimum(
@@ -124,6 +134,42 @@ def _other_starts(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarra
             yield start
 
 
+def _doubts(criterion: Criterion, best: Evaluation, steps: list[dict]) -> Iterator[np.ndarray]:
+    """More starts, where the first search was hard or zero is a minimum, too.
+
+    With few groups that tell something the criterion can have one minimum with a block of T and another without it, or several
+    at which T is singular.
+    """
+    if max(criterion.cp.sizes) > _MANY_LEVELS:
+        return
+    hard = _is_singular(criterion, best.theta) or len(steps) > _MANY_STEPS or any(0 < s["fraction"] < 1 for s in steps)
+    for g, t in enumerate(criterion.cp.templates):
+        for start, stop in t.blocks:
+            own = slice(start, stop)
+            T = t.factor(best.theta)
+            if stop - start == 1 and not T[start, start]:
+                continue
+            T[own, own] = 0
+            theta = best.theta.copy()
+            theta[t.index] = T[t.rows, t.cols]
+            if hard or (
+                criterion.evaluate(theta).value < best.value + _CLEAR and _is_minimum(criterion, theta, g, own)
+            ):
+                yield theta
+    if hard:
+        one = to_theta(criterion.cp.templates, [np.eye(t.k) for t in criterion.cp.templates])
+        yield from (0.1 * one, 3.0 * one)
+        rng = np.random.default_rng(1)
+        yield from (size * rng.normal(size=len(one)) for size in (0.3, 2.0, 0.3, 2.0))
+
+
+def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> bool:
+    """Whether the criterion rises from a block of zeros on in all directions of the block."""
+    G = criterion.evaluate(theta, 1).G
+    assert G is not None
+    return bool(np.linalg.eigvalsh(G[g][own, own])[0] >= 0)
+
+
 def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
     """Newton steps with floored eigenvalues, a cap on their length, and backtracking.
 
@@ -157,12 +203,12 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
         fraction = min(1.0, (1 + 2 * float(np.linalg.norm(now.theta))) / float(np.linalg.norm(step)))
         rounding = 1e-12 * (abs(now.value) + 1)
         while True:
-            new = criterion.evaluate(now.theta + fraction * step, order)
-            if new.value <= now.value - 1e-4 * fraction * decrement + rounding:
+            new = _evaluated(criterion, now.theta + fraction * step, order)
+            if new is not None and new.value <= now.value - 1e-4 * fraction * decrement + rounding:
                 break
             fraction /= 3
             if fraction < 1e-10:
-                return now, decrement < 1e-6
+                return _stopped(criterion, now, decrement)
         steps[-1]["fraction"] = fraction
         now = _reduce_rank(criterion, new, 0.0, order) if decrement < 1 else new
         if now.solution.r2 < 1e-13 * criterion.cp.n:
@@ -170,7 +216,26 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
                 "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
                 "there is no maximum of the likelihood. Is the response constant within the groups?"
             )
-    return now, False
+    return _stopped(criterion, now, decrement)
+
+
+def _evaluated(criterion: Criterion, theta: np.ndarray, order: int) -> Evaluation | None:
+    """None where θ is so large that the normal equations are lost in rounding."""
+    try:
+        return criterion.evaluate(theta, order)
+    except FloatingPointError:
+        return None
+
+
+def _stopped(criterion: Criterion, now: Evaluation, decrement: float) -> tuple[Evaluation, bool]:
+    """Where no step lowers the criterion, or none lowered it enough."""
+    if decrement >= _FLAT and now.solution.r2 < 1e-8 * criterion.cp.n:
+        raise ValueError(
+            f"The residual variance is about {now.solution.r2 / criterion.nu:.0e} of the variance of the response, so small that "
+            "rounding hides the maximum of the likelihood. Take a known part out of the response (offset), or leave out random "
+            "terms: with those of the model nearly nothing is left to chance."
+        )
+    return now, decrement < _FLAT
 
 
 def moments(criterion: Criterion) -> np.ndarray:

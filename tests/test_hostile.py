@@ -415,5 +415,5 @@ def test_a_handful_of_rows(n, formula, reml):
     if not reason:
         assert_optimal_by_definition(fit)
     else:
-        assert n < 5
+        assert n < 5 or (n == 5 and "z" in formula)  # three fixed effects and three groups reproduce five rows
         assert any(words in reason for words in ("constant", "one level", "cannot estimate", "reproduce the response"))

@@ -97,7 +97,7 @@ def is_table(data: Any) -> bool:
     """Whether data are rows in pieces or in an engine: an Ibis table, or neither a data frame nor a mapping of columns."""
     if isinstance(data, NoRows) or type(data).__module__.startswith("ibis."):
         return True
-    return not (isinstance(data, Mapping) or hasattr(data, "columns"))
+    return not (isinstance(data, Mapping) or hasattr(type(data), "columns"))
 
 
 def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Design, CrossProducts, NoRows]:
