@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
+import symtable
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -42,6 +44,51 @@ def test_every_figure_has_alternative_text(text: Path) -> None:
         if notebooks.figures(cell):
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             assert len(alt) >= 40, f"describe the figure (mystnb: image: alt) of\n{cell.source}"
+
+
+def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """The names that a statement takes from outside, and those that it leaves behind; the compiler's tables know the scopes."""
+    cell = symtable.symtable(ast.unparse(statement), "cell", "exec")
+    made = {name.get_name() for name in cell.get_symbols() if name.is_assigned() or name.is_imported()}
+    read = {name.get_name() for name in cell.get_symbols() if name.is_referenced()}
+    inner = cell.get_children()
+    while inner:
+        scope = inner.pop()
+        read |= {name.get_name() for name in scope.get_symbols() if name.is_global()}
+        inner += scope.get_children()
+    if hasattr(statement, "body"):  # a loop reads its own variable, a function itself
+        read -= made
+    if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+        read.add(statement.target.id)  # x += 1 needs an x
+    return read, made
+
+
+def test_names_of_a_statement() -> None:
+    expected = {
+        "x = [i * k for i in rows]": ({"k", "rows"}, {"x"}),
+        "def f(a, b=c):\n    d = a + e\n    return lambda u: u * d * f(g)": ({"c", "e", "g"}, {"f"}),
+        "for i, x in rows:\n    y = i * x": ({"rows"}, {"i", "x", "y"}),
+        "y[k] = a.b": ({"y", "k", "a"}, set()),
+        "x += 1": ({"x"}, {"x"}),
+        "import a.b as c": (set(), {"c"}),
+    }
+    assert {source: names(ast.parse(source).body[0]) for source in expected} == expected
+
+
+@per_chapter
+def test_shown_code_needs_no_hidden_code(text: Path) -> None:
+    """Who types what the page shows, folded cells included, can run it: no name has its value from a cell that the page hides."""
+    hidden: set[str] = set()
+    for cell in notebooks.read_text(text).cells:
+        if cell.cell_type == "code":
+            on_page = {"remove-cell", "remove-input"}.isdisjoint(cell.metadata.get("tags", []))
+            for statement in ast.parse(cell.source).body:
+                read, made = names(statement)
+                if on_page:
+                    assert not read & hidden, f"only hidden cells define {sorted(read & hidden)} of\n{cell.source}"
+                    hidden -= made
+                else:
+                    hidden |= made
 
 
 def test_table_of_contents_and_files_agree() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         timeout=120,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(BOOK)}},
     ).execute()
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -74,6 +76,8 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             for kind in PICTURES:
                 output.get("data", {}).pop(kind, None)
                 output.get("metadata", {}).pop(kind, None)
+            if "text/html" in output.get("data", {}):
+                output.data["text/plain"] = re.sub(r"0x[0-9a-f]+", "0x000000", output.data["text/plain"])
     return notebook
 
 
