@@ -251,7 +251,7 @@ class MixedModel(Estimates):
         return prediction.simulate(self, n, seed)
 
     def refit(self, y: Any) -> MixedModel:
-        """Fit the same model to another response: one value for each row used."""
+        """Fit the same model to another response, one value for each row used; the search starts from this fit's θ."""
         values = np.asarray(y, np.float64)
         if values.shape != (self.nobs,):
             raise ValueError(
@@ -260,7 +260,8 @@ class MixedModel(Estimates):
         if not np.isfinite(values).all():
             raise ValueError(f"The new response is not finite in row {int(np.flatnonzero(~np.isfinite(values))[0])}.")
         design = replace(self.design, y=values)
-        return with_response(_fit(design, crossproducts(design), self.data, self.reml, self.columns))
+        cp = crossproducts(design)
+        return with_response(_fit(design, cp, self.data, self.reml, self.columns, self.theta))
 
     def refit_ml(self) -> MixedModel:
         """The same model by maximum likelihood."""

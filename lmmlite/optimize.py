@@ -83,7 +83,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
             "known part out of the response (offset)."
         ) from None
     for theta in (*_other_starts(inside, best.theta), *(_doubts(inside, best, steps) if start is None else ())):
-        other = _search(inside, theta)
+        other = _search(inside, theta, best.value if converged else np.inf)
         if other[0].value < best.value - (_NO_WORSE if converged or not other[1] else -_NO_WORSE):
             best, converged, steps = other
     message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
@@ -104,12 +104,14 @@ def _is_singular(criterion: Criterion, theta: np.ndarray) -> bool:
     return any((np.abs(np.diag(t.factor(theta))) < 1e-4).any() for t in criterion.cp.templates)
 
 
-def _search(criterion: Criterion, theta: np.ndarray) -> tuple[Evaluation, bool, list[dict]]:
-    """Newton from one start, until the optimality conditions hold at singular blocks, too."""
+def _search(criterion: Criterion, theta: np.ndarray, rival: float = np.inf) -> tuple[Evaluation, bool, list[dict]]:
+    """Newton from one start, until the optimality conditions hold at singular blocks, too, or a rival will not be beaten."""
     steps: list[dict] = []
     escape: Evaluation | None = criterion.evaluate(theta, 1)
     while escape is not None:
-        best, converged = _newton(criterion, escape, steps)
+        best, converged = _newton(criterion, escape, steps, rival)
+        if not best.value < rival:
+            return best, False, steps
         best = _reduce_rank(criterion, best, _NO_WORSE)
         escape = _escape(criterion, best)
     return best, converged, steps
@@ -170,7 +172,7 @@ def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> 
     return bool(np.linalg.eigvalsh(G[g][own, own])[0] >= 0)
 
 
-def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[Evaluation, bool]:
+def _newton(criterion: Criterion, now: Evaluation, steps: list[dict], rival: float) -> tuple[Evaluation, bool]:
     """Newton steps with floored eigenvalues, a cap on their length, and backtracking.
 
     The cheap average-information Hessian serves until, near the optimum, a step brings less than it should; from then on the exact one.
@@ -196,6 +198,8 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict]) -> tuple[E
         )
         if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
             return now, True
+        if decrement < 1e-3 and now.value - 2 * decrement > rival - _NO_WORSE:
+            return now, False
         if order == 1 and last / _SLOW < decrement < 1:
             order, now = 2, criterion.evaluate(now.theta, 2)
             continue
