@@ -71,7 +71,12 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
     ----------
     criterion : Criterion
     start : (m,) array, optional
-        By default method-of-moments variances.
+        By default method-of-moments variances; then, where the first search was hard, some more.
+
+    Raises
+    ------
+    ValueError
+        Where the residual variance goes to zero or is lost in rounding: there is no maximum of the likelihood to be found.
     """
     inside = criterion.unitless()
     theta = moments(criterion) if start is None else _unitless(criterion, criterion.checked(start))
@@ -83,10 +88,14 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
             "known part out of the response (offset)."
         ) from None
     for theta in (*_other_starts(inside, best.theta), *(_doubts(inside, best, steps) if start is None else ())):
-        other = _search(inside, theta, best.value if converged else np.inf)
-        if other[0].value < best.value - (_NO_WORSE if converged or not other[1] else -_NO_WORSE):
-            best, converged, steps = other
-    message = "the Newton decrement is at rounding level" if converged else f"no convergence in {_MAX_STEPS} steps"
+        try:
+            found, done, taken = _search(inside, theta, best.value if converged else np.inf)
+        except FloatingPointError:  # a start from which nothing can be computed
+            continue
+        gain = best.value - found.value
+        if gain > _NO_WORSE or (done and not converged and gain > -_NO_WORSE):
+            best, converged, steps = found, done, taken
+    message = "the Newton decrement is at rounding level" if converged else "no step lowers the criterion enough"
     return Optimum(
         _in_users_units(criterion, best), tuple(steps), message, converged, _is_singular(criterion, best.theta)
     )
