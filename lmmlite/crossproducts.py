@@ -23,6 +23,8 @@ from lmmlite.table import compress
 Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 Totals = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Pairs]
 
+_MOST = 15_000  # random effects beside those of the first factor: one matrix of them takes 1.8 GB
+
 
 @dataclass(frozen=True)
 class CrossProducts:
@@ -133,6 +135,12 @@ def _assemble(
     Z_maps: tuple[np.ndarray, ...],
     own_maps: tuple[np.ndarray, ...],
 ) -> CrossProducts:
+    q = sum(size * t.k for g, (size, t) in enumerate(zip(sums._sizes, made, strict=True)) if g != sums._first)
+    if q > _MOST:
+        raise ValueError(
+            f"Beside its largest grouping factor the model has {q:,} random effects; their cross-products, {q:,} × {q:,} numbers, are "
+            f"dense and limited to {_MOST:,}. Leave out a grouping factor (of a nested chain the middle one), or fit a part of the data."
+        )
     R, rest, Rd, W = sums.compressed()
     p = Rd.shape[1] - 1
     return CrossProducts(n, p, log_weights, basis, made, sums._sizes, sums._first, Z_maps, own_maps, R, rest, Rd, W)

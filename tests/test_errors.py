@@ -1,11 +1,13 @@
 """Bad input never yields a plausible number: each error says what is wrong, where, and what to do."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from random_models import random_data
 
-from lmmlite import lmer
+from lmmlite import lmer, load_dataset
 
 FORMULA = "y ~ x + f + (1 | g)"
 
@@ -54,6 +56,16 @@ def with_value(column, row, value):
         (FORMULA, random_data(0).to_numpy(), "must be a data frame"),
     ],
 )
+def test_more_random_effects_than_fit_into_memory(monkeypatch):
+    """Of the factors beside the largest, before anything large is made."""
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 10)
+    data = load_dataset("penicillin")
+    assert lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data).converged
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 5)
+    with pytest.raises(ValueError, match="has 6 random effects"):
+        lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data)
+
+
 def test_data_that_cannot_be_fitted(formula, data, message):
     with pytest.raises((ValueError, TypeError), match=message):
         lmer(formula, data)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from random_models import random_data
 
 from lmmlite import FormulaError, build_design, lmer, parse_formula
-from lmmlite.design import build_side
 from lmmlite.formula import update_formula
+from lmmlite.sides import build_side
 from lmmlite.table import as_column
 
 

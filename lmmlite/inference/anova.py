@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, stats
 
-from lmmlite.design import Design, Side, build_side, read_table
+from lmmlite.design import Design, read_table
 from lmmlite.expressions import tokens_of
 from lmmlite.inference.ddf import Method, test
+from lmmlite.sides import Side, build_side
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel

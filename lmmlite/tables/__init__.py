@@ -21,9 +21,10 @@ import pandas as pd
 
 from lmmlite.covariance import templates
 from lmmlite.crossproducts import CrossProducts, from_totals
-from lmmlite.design import Design, Side, Term, build_side, check_identified
+from lmmlite.design import Design, Term, check_identified
 from lmmlite.expressions import check_expression, tokens_of
 from lmmlite.formula import Formula
+from lmmlite.sides import Side, build_side
 from lmmlite.table import Table
 from lmmlite.tables.totals import Needed, Plan, Source, orthonormal, products_of, scale_z
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmmlite.design import Side, check_response
+from lmmlite.design import check_response
 from lmmlite.expressions import check_expression, tokens_of
+from lmmlite.sides import Side
 from lmmlite.table import Table, as_column, check_names, drop_unused, read_columns
 from lmmlite.tables.totals import Facts, Needed, Plan, Request, products_of
 

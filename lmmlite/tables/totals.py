@@ -17,7 +17,7 @@ import pandas as pd
 from lmmlite.basis import Basis
 from lmmlite.covariance import Template
 from lmmlite.crossproducts import Pairs
-from lmmlite.design import Side
+from lmmlite.sides import Side
 from lmmlite.table import Levels, Table, levels_of
 
 _CANCELS = 1e-4  # squared sine of a column of X to those before it below which the rows are read again
