@@ -56,16 +56,6 @@ def with_value(column, row, value):
         (FORMULA, random_data(0).to_numpy(), "must be a data frame"),
     ],
 )
-def test_more_random_effects_than_fit_into_memory(monkeypatch):
-    """Of the factors beside the largest, before anything large is made."""
-    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 10)
-    data = load_dataset("penicillin")
-    assert lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data).converged
-    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 5)
-    with pytest.raises(ValueError, match="has 6 random effects"):
-        lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data)
-
-
 def test_data_that_cannot_be_fitted(formula, data, message):
     with pytest.raises((ValueError, TypeError), match=message):
         lmer(formula, data)
@@ -168,3 +158,13 @@ def test_predict_needs_its_columns():
 def test_methods(call, message):
     with pytest.raises(ValueError, match=message):
         call(lmer(FORMULA, random_data(0)))
+
+
+def test_more_random_effects_than_fit_into_memory(monkeypatch):
+    """Of the factors beside the largest, before anything large is made."""
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 10)
+    data = load_dataset("penicillin")
+    assert lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data).converged
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 5)
+    with pytest.raises(ValueError, match="has 6 random effects"):
+        lmer("diameter ~ 1 + (1 | plate) + (1 | sample)", data)
