@@ -60,7 +60,7 @@ weights), each fitted, then searched again from {RESTARTS} random θ. Beaten mea
 |---|---|
 {chr(10).join(lines)}
 
-What is beaten or not converged, all of it tiny or nearly without noise:
+What is beaten or not converged (most of it tiny, or nearly without noise):
 
 {chr(10).join(examples)}
 """

@@ -33,7 +33,13 @@
     if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
     else if (e.tabIndex === 0) e.removeAttribute("tabindex");
   });
-  new ResizeObserver(reach).observe(document.querySelector(".bd-article") || document.body);
+  const inline = () => document.querySelectorAll(".bd-article mjx-container:not([display])").forEach((e) => {
+    e.classList.remove("wide");
+    const line = e.closest("p, li, dd, td, th, figcaption, summary");
+    if (line && e.offsetWidth > line.clientWidth && line.clientWidth && !e.closest("table")) e.classList.add("wide");
+  });
+  new ResizeObserver(() => { reach(); inline(); }).observe(document.querySelector(".bd-article") || document.body);
+  document.addEventListener("toggle", inline, true);
 
   const figures = [...document.querySelectorAll("figure.slider-figure")];
   if (!figures.length) return;
