@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import sys
 
 import numpy as np
 import pandas as pd
@@ -273,3 +274,9 @@ def test_a_table_that_changes_is_noticed():
     table = connection.sql("select i, i % 7 as g, i % 11 as x, i % 13 as y from range(1000) t(i) where random() < 0.5")
     with pytest.raises(ValueError, match="gave other rows"):
         lmer("y ~ x + (1 | g)", table)
+
+
+def test_parquet_without_pyarrow_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
+    with pytest.raises(ImportError, match=r"lmmlite\[tables\]"):
+        lmer("y ~ x + (1 | g)", "rows.parquet")

@@ -36,8 +36,10 @@ Piece = tuple[dict[str, pd.Series], Table, int]  # columns and values of complet
 
 def parquet(data: Any) -> Callable[[list[str]], Iterator[pd.DataFrame]]:
     """Batches of a Parquet file, folder or `pyarrow.dataset`: a function of the columns needed."""
-    import pyarrow.dataset as ds
-
+    try:
+        import pyarrow.dataset as ds
+    except ImportError:
+        raise ImportError("Parquet data need pyarrow: pip install 'lmmlite[tables]'") from None
     dataset = data if hasattr(data, "to_batches") else ds.dataset(data, format="parquet")
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
