@@ -79,7 +79,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
         Where the residual variance goes to zero or is lost in rounding: there is no maximum of the likelihood to be found.
     """
     inside = criterion.unitless()
-    theta = moments(criterion) if start is None else _unitless(criterion, criterion.checked(start))
+    theta = moments(criterion) if start is None else unitless(criterion, criterion.checked(start))
     try:
         best, converged, steps = _search(inside, theta)
     except FloatingPointError:
@@ -104,7 +104,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
 def resume(criterion: Criterion, theta: ArrayLike, message: str, converged: bool) -> Optimum:
     """The optimum that an earlier search found at θ; its steps are not known."""
     theta = criterion.checked(theta)
-    found = criterion.unitless().evaluate(_unitless(criterion, theta), 1)
+    found = criterion.unitless().evaluate(unitless(criterion, theta), 1)
     same = replace(_in_users_units(criterion, found), theta=theta)  # there and back again rounds
     return Optimum(same, (), message, converged, _is_singular(criterion, found.theta))
 
@@ -302,7 +302,8 @@ def _in_users_units(criterion: Criterion, found: Evaluation) -> Evaluation:
     return replace(found, theta=theta, G=G, gradient=to_theta(criterion.cp.templates, gradient), hessian=None)
 
 
-def _unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
+def unitless(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
+    """θ of the user's columns as that of the centred and scaled ones (`Criterion.unitless`)."""
     return _blockwise(criterion, theta, lambda T, B: canonical(B @ T))
 
 

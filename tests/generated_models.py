@@ -14,7 +14,7 @@ import pandas as pd
 from random_models import random_theta
 
 from lmmlite import lmer, minimize
-from lmmlite.optimize import _unitless
+from lmmlite.optimize import unitless
 
 DESIGNS = ("one", "crossed", "nested", "partly crossed", "chain", "singletons", "giant")
 FIXED = ("1", "x", "x + z", "x * f", "f", "0 + f", "poly(x, 2)", "x + z + twice")
@@ -126,7 +126,7 @@ def fit(model: Model) -> Any:
 def shortfall(fitted: Any, seed: int, restarts: int = RESTARTS) -> tuple[float, float]:
     """What one Newton step would bring, and by how much the best of some random starts is better (0 where none is)."""
     criterion, rng = fitted.criterion_function, np.random.default_rng(seed)
-    inside = criterion.unitless().evaluate(_unitless(criterion, fitted.theta), 2)
+    inside = criterion.unitless().evaluate(unitless(criterion, fitted.theta), 2)
     values, vectors = np.linalg.eigh(inside.hessian)
     along = vectors.T @ inside.gradient
     decrement = float((along**2 / np.maximum(np.abs(values), 1e-8 * np.abs(values).max() + 1e-300)).sum() / 2)

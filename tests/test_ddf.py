@@ -278,3 +278,13 @@ def test_pairs_and_adjustments():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(lmer("y ~ x + z + (1 | g)", random_data(0)))
+
+
+@pytest.mark.parametrize("ddf", ["satterthwaite", "kenward-roger"])
+def test_a_covariate_far_from_zero_costs_no_digits(ddf):
+    """Degrees of freedom of a slope do not depend on where x has its zero."""
+    data = random_data(5, 300)
+    far = data.assign(x=data["x"] + 1e8)
+    near, moved = (lmer("y ~ x + f + (x | g)", d).tidy(ddf=ddf).set_index("term") for d in (data, far))
+    for term in ("x", "f[T.q]"):
+        assert moved.loc[term, "df"] == pytest.approx(near.loc[term, "df"], rel=1e-4)

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from lmmlite.criterion import Criterion, Derivatives, Evaluation
+from lmmlite.optimize import unitless
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -25,7 +26,7 @@ Method = Literal["satterthwaite", "kenward-roger", "normal"]
 
 
 class Satterthwaite(NamedTuple):
-    """Covariance A of the free entries of (θ, σ), (m, m), and the derivatives of Var(β̂) along them, (m, p, p)."""
+    """Covariance A of the free entries of (θ, σ), θ without units, (m, m), and the derivatives of Var(β̂) along them, (m, p, p)."""
 
     A: np.ndarray
     gradient: np.ndarray
@@ -52,7 +53,8 @@ def _order(criterion: Criterion) -> np.ndarray:
 
 def satterthwaite(criterion: Criterion, at: Evaluation) -> Satterthwaite:
     """A and the gradient of Var(β̂) at a fit; zero columns of T, at the boundary, are held fixed."""
-    e = criterion.evaluate(at.theta, 2)
+    criterion, theta = criterion.unitless(), unitless(criterion, at.theta)  # far from zero, columns would cost digits
+    e = criterion.evaluate(theta, 2)
     s, nu, basis = e.solution, criterion.nu, criterion.cp.basis
     N = Derivatives(criterion, s)
     D, order = N.directions(), _order(criterion)
@@ -88,11 +90,12 @@ def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
     if not criterion.reml:
         raise ValueError("Kenward–Roger needs a REML fit: refit with reml=True, or use ddf='satterthwaite'.")
     cp = criterion.cp
-    s = criterion.evaluate(at.theta).solution
+    criterion, theta = criterion.unitless(), unitless(criterion, at.theta)  # far from zero, columns would cost digits
+    s = criterion.evaluate(theta).solution
     N = Derivatives(criterion, s)
     G, gamma = [], []  # ∂V/∂γᵣ, and γᵣ over σ²: the entries of TT'
     for template, B in zip(cp.templates, criterion.maps, strict=True):
-        E, T = template.directions(), template.factor(at.theta)
+        E, T = template.directions(), template.factor(theta)
         G.append(B @ np.maximum(E, E.swapaxes(1, 2)) @ B.T)
         gamma.append((T @ T.T)[template.rows, template.cols])
     order, p, q, m = _order(criterion), cp.p, cp.rest.q, criterion.size
