@@ -21,7 +21,6 @@ from lmmlite.design import Design
 from lmmlite.table import compress
 
 Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
-Totals = tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Pairs]
 
 _MOST = 15_000  # random effects beside those of the first factor: one matrix of them takes 1.8 GB
 
@@ -92,19 +91,24 @@ def crossproducts(design: Design) -> CrossProducts:
         for start, stop in template.blocks:
             own[start:stop, start:stop] = scaled(c[start:stop], known)[1]
     sizes = tuple(levels.size for levels in design.groups)
-    first = max(range(len(sizes)), key=lambda g: sizes[g] * made[g].k)
+    first = _largest(sizes, made)
 
     fixed = FixedRows(design.x_columns, design.y, design.offset, design.weights)
     codes = [levels.codes for levels in design.groups]
-    sums = _Sums(list(z_columns), codes, sizes, first, len(fixed.basis.beta) + 1)
+    sums = Sums(list(z_columns), codes, sizes, first, len(fixed.basis.beta) + 1)
     for start in fixed.starts():
         sums.add(start, fixed.rows(start), fixed.root_weights(start))
     log_weights = 0.0 if design.weights is None else float(np.log(design.weights).sum())
-    return _assemble(sums, design.n, log_weights, fixed.basis, made, Z_maps, own_maps)
+    return assemble(sums, design.n, log_weights, fixed.basis, made, Z_maps, own_maps)
 
 
-def from_totals(
-    totals: Totals,
+def _largest(sizes: tuple[int, ...], made: tuple[Template, ...]) -> int:
+    """The grouping factor with most coefficients: the one to eliminate."""
+    return max(range(len(sizes)), key=lambda g: sizes[g] * made[g].k)
+
+
+def assemble(
+    sums: Sums,
     n: int,
     log_weights: float,
     basis: Basis,
@@ -112,29 +116,7 @@ def from_totals(
     Z_maps: tuple[np.ndarray, ...],
     own_maps: tuple[np.ndarray, ...],
 ) -> CrossProducts:
-    """Cross-products from sums that were made elsewhere, of columns already centred and scaled.
-
-    Parameters
-    ----------
-    totals : tuple
-        For each grouping factor Z_l'Z_l (k, k, L) and Z_l'[X y] (k, d, L); [X y]'[X y]; and for pairs of factors g > h the codes
-        of the levels that meet, in g and in h, with Z_g'Z_h (k_g, k_h, m).
-    """
-    ZZ, Zd, dd, pairs = totals
-    sizes = tuple(A.shape[2] for A in ZZ)
-    first = max(range(len(sizes)), key=lambda g: sizes[g] * made[g].k)
-    return _assemble(_Sums.of(ZZ, Zd, dd, pairs, sizes, first), n, log_weights, basis, made, Z_maps, own_maps)
-
-
-def _assemble(
-    sums: _Sums,
-    n: int,
-    log_weights: float,
-    basis: Basis,
-    made: tuple[Template, ...],
-    Z_maps: tuple[np.ndarray, ...],
-    own_maps: tuple[np.ndarray, ...],
-) -> CrossProducts:
+    """Cross-products from sums over columns that are centred and scaled already; for the arguments see `CrossProducts`."""
     q = sum(size * t.k for g, (size, t) in enumerate(zip(sums._sizes, made, strict=True)) if g != sums._first)
     if q > _MOST:
         raise ValueError(
@@ -156,7 +138,7 @@ def hold(cp: CrossProducts, j: int, value: float) -> tuple[CrossProducts, np.nda
     return replace(cp, p=cp.p - 1, Rd=np.einsum("kdl,de->kel", cp.Rd, M), W=W), c0, N
 
 
-class _Sums:
+class Sums:
     """Running sums of the products, level by level and pair of levels by pair of levels."""
 
     def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int):
@@ -175,15 +157,21 @@ class _Sums:
 
     @classmethod
     def of(
-        cls,
-        ZZ: list[np.ndarray],
-        Zd: list[np.ndarray],
-        dd: np.ndarray,
-        pairs: Pairs,
-        sizes: tuple[int, ...],
-        first: int,
-    ) -> _Sums:
-        """Sums that are known already."""
+        cls, ZZ: list[np.ndarray], Zd: list[np.ndarray], dd: np.ndarray, pairs: Pairs, templates: tuple[Template, ...]
+    ) -> Sums:
+        """Sums that were made elsewhere.
+
+        Parameters
+        ----------
+        ZZ, Zd : list of arrays
+            For each grouping factor Z_l'Z_l (k, k, L) and Z_l'[X y] (k, d, L).
+        dd : (d, d) array
+            [X y]'[X y].
+        pairs : dict
+            For pairs of factors (g, h): the codes of the levels that meet, in g and in h, with Z_g'Z_h (k_g, k_h, m).
+        """
+        sizes = tuple(A.shape[2] for A in ZZ)
+        first = _largest(sizes, templates)
         made = cls([[]] * len(sizes), [np.zeros(0, np.int64)] * len(sizes), sizes, first, len(dd))
         made._ZZ, made._Zd, made._dd, made._pairs = ZZ, Zd, dd, {}
         for (g, h), (one, other, total) in pairs.items():

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from lmmlite.covariance import templates
-from lmmlite.crossproducts import CrossProducts, from_totals
+from lmmlite.crossproducts import CrossProducts, Sums, assemble
 from lmmlite.design import Design, Term, check_identified
 from lmmlite.expressions import check_expression, tokens_of
 from lmmlite.formula import Formula
@@ -152,8 +152,8 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
     )
     made = templates(design)
     Z_maps, own_maps = zip(*(scale_z(totals, plan, g, t) for g, t in enumerate(made)), strict=True)
-    sums = totals.ZZ, totals.ZD, totals.DD, totals.pairs
-    cp = from_totals(sums, facts.n, facts.log_weight, basis, made, Z_maps, own_maps)
+    sums = Sums.of(totals.ZZ, totals.ZD, totals.DD, totals.pairs, made)
+    cp = assemble(sums, facts.n, facts.log_weight, basis, made, Z_maps, own_maps)
     return design, cp, NoRows(source.data)
 
 
