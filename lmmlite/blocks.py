@@ -6,7 +6,7 @@ thousands of levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -73,6 +73,9 @@ class Rows(Protocol):
     @property
     def q(self) -> int: ...
 
+    def holding(self, values: np.ndarray) -> Rows:
+        """Other values at the same places."""
+
     def at(self, M: np.ndarray) -> np.ndarray:
         """A (…, L) array spread so that it broadcasts with ``values``."""
 
@@ -85,8 +88,8 @@ class Rows(Protocol):
     def apply(self, U: np.ndarray, v: np.ndarray) -> np.ndarray:
         """v U for each level, v (m, q): (m, L)."""
 
-    def dense(self, U: np.ndarray) -> np.ndarray:
-        """U written out: (q, L)."""
+    def dense(self, U: np.ndarray, levels: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """U written out for some or all levels: (q, L)."""
 
 
 def _gram(U: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -108,6 +111,9 @@ class DenseRows:
     def q(self) -> int:
         return self.values.shape[1]
 
+    def holding(self, values: np.ndarray) -> DenseRows:
+        return DenseRows(values)
+
     def at(self, M: np.ndarray) -> np.ndarray:
         return M
 
@@ -120,8 +126,8 @@ class DenseRows:
     def apply(self, U: np.ndarray, v: np.ndarray) -> np.ndarray:
         return v @ U
 
-    def dense(self, U: np.ndarray) -> np.ndarray:
-        return U
+    def dense(self, U: np.ndarray, levels: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return U[:, levels]
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,9 @@ class SparseRows:
     def _csr(self, U: np.ndarray) -> sp.csr_array:
         return sp.csr_array((U, self.indices, self.indptr), (self.q, self.size))
 
+    def holding(self, values: np.ndarray) -> SparseRows:
+        return replace(self, values=values)
+
     def at(self, M: np.ndarray) -> np.ndarray:
         return M[..., self.indices]
 
@@ -190,8 +199,9 @@ class SparseRows:
     def apply(self, U: np.ndarray, v: np.ndarray) -> np.ndarray:
         return (self._csr(U).T @ v.T).T
 
-    def dense(self, U: np.ndarray) -> np.ndarray:
-        return self._csr(U).toarray()
+    def dense(self, U: np.ndarray, levels: np.ndarray | slice = slice(None)) -> np.ndarray:
+        columns: sp.csr_array = self._csr(U)[:, levels]  # type: ignore[index]
+        return columns.toarray()
 
 
 # Seconds for one product of two numbers: by BLAS, of a sparse entry with a dense row, of two sparse entries.
@@ -208,11 +218,16 @@ def rows(values: np.ndarray, row: np.ndarray, level: np.ndarray, q: int, L: int)
     rank[np.argsort(-entries, kind="stable")] = np.arange(q)
     popular = q if q * L * len(values) <= _SMALL else _cheapest(rank[row], level, q, L)
     if popular == q:
-        dense = np.zeros((len(values), q, L))
-        dense[:, row, level] = values
-        return DenseRows(dense)
+        return written_out(values, row, level, q, L)
     indptr = np.concatenate([[0], np.cumsum(entries)])
     return SparseRows(np.ascontiguousarray(values), level, indptr, L, np.flatnonzero(rank < popular))
+
+
+def written_out(values: np.ndarray, row: np.ndarray, level: np.ndarray, q: int, L: int) -> DenseRows:
+    """Entries (k1, m) at a row and a level each, with all zeros."""
+    dense = np.zeros((len(values), q, L))
+    dense[:, row, level] = values
+    return DenseRows(dense)
 
 
 def _cheapest(rank: np.ndarray, level: np.ndarray, q: int, L: int) -> int:

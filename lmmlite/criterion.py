@@ -1,13 +1,10 @@
-"""θ → the profiled deviance or REML criterion, its gradient and Hessian, and the solutions for β and b.
+"""θ → the profiled deviance or REML criterion, its gradient and Hessian.
 
 Notation (Bates, Mächler, Bolker & Walker 2015, JSS 67(1), equations 18–42; Lindstrom & Bates 1988; Gilmour, Thompson &
 Cullis 1995): with σ = 1, V = W⁻¹ + ZΛΛ'Z' and P = V⁻¹ − V⁻¹X(X'V⁻¹X)⁻¹X'V⁻¹,
 
     d(θ) = log|V| + n (1 + log(2π r²/n)),                     r² = y'Py             (ML)
     d(θ) = log|V| + log|X'V⁻¹X| + ν (1 + log(2π r²/ν)),       ν = n − p             (REML)
-
-The first grouping factor is eliminated level by level: H_l = I + R_l T T'R_l' replaces the n × n matrix V.  The rest,
-[Z_r X y], is one dense symmetric system S = W + Σ_l [·]'H_l⁻¹[·].
 """
 
 from __future__ import annotations
@@ -17,111 +14,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
 from lmmlite import blocks
+from lmmlite.chain import by_parent
+from lmmlite.covariance import canonical
 from lmmlite.crossproducts import CrossProducts
+from lmmlite.solution import Solution
 
-
-class Solution:
-    """The penalised least-squares problem solved at one θ, step by step as in section 3.4 of Bates et al.
-
-    Everything is in the basis of the cross-products.  ``c`` counts the coefficients of the rest, [b_r β].
-
-    Attributes
-    ----------
-    T : list of (k, k) arrays
-        Relative covariance factors in the summed basis, not triangular there.
-    K : (k, k, L) array
-        (Z'V₁⁻¹Z)_ll of the first grouping factor, V₁ = I + Z₁ΛΛ'Z₁'.
-    S : (c + 1, c + 1) array
-        [Z_r X y]'V₁⁻¹[Z_r X y].
-    r2 : float
-        y'Py.
-    log_V, log_XVX : float
-        Log determinants.
-    coefficients : (c,) array
-        b̃_r and β̂.
-    """
-
-    def __init__(self, cp: CrossProducts, T: list[np.ndarray]):
-        self.cp, self.T = cp, T
-        q, c = cp.rest.q, cp.rest.q + cp.p
-        # 1. the covariance factor: H_l = I + R_l TT'R_l' = C_l C_l'
-        TR = np.einsum("jm,ijl->mil", T[cp.first], cp.R)
-        H = blocks.matmul(TR, TR)
-        H[np.arange(len(H)), np.arange(len(H))] += 1
-        self.C = blocks.cholesky(H)
-        # 2. the normal equations of the rest: S = W + Σ_l (C⁻¹·)'(C⁻¹·)
-        self.Z1 = blocks.forward(self.C, cp.R)
-        self.rest = blocks.forward(cp.rest.at(self.C), cp.rest.values)
-        self.d = blocks.forward(self.C, cp.Rd)
-        S = cp.W.copy()
-        for u, d in zip(self.rest, self.d, strict=True):
-            S[:q, :q] += cp.rest.gram(u, u)
-            S[:q, q:] += cp.rest.cross(u, d)
-            S[q:, q:] += blas.dgemm(1.0, d.T, d.T, trans_a=True)
-        S[q:, :q] = S[:q, q:].T
-        self.S = S
-        # 3. with u = Λ⁻¹b for b_r: Q = Λ'SΛ + I in its Z_r block, Cholesky factor L
-        Q = self.scale(self.scale(S[:c, :c]).T)
-        Q[np.arange(q), np.arange(q)] += 1
-        self.L: np.ndarray
-        self.L, failed = lapack.dpotrf(Q.T, lower=1, clean=1, overwrite_a=1) if c else (Q, 0)
-        if failed:
-            raise FloatingPointError("The normal equations are not positive definite at this theta.")
-        half = lapack.dtrtrs(self.L, self.scale(S[:c, c]), lower=1)[0] if c else np.empty(0)
-        self.coefficients = self.scale(lapack.dtrtrs(self.L, half, lower=1, trans=1)[0] if c else half, transpose=True)
-        # 4. the parts of the criterion
-        self.r2 = float(S[c, c] - half @ half)
-        if not self.r2 > 0:
-            raise FloatingPointError("The residual sum of squares is lost in rounding at this theta.")
-        pivots = np.log(np.diag(self.L))
-        self.log_V = 2 * float(np.log(np.diagonal(self.C)).sum() + pivots[:q].sum())
-        self.log_XVX = 2 * float(pivots[q:].sum())
-
-    def scale(self, A: np.ndarray, transpose: bool = False) -> np.ndarray:
-        """Λ'A, or ΛA with ``transpose``, for the rows of Z_r in A (c, …); the rows of X stay."""
-        out, q = np.empty(A.shape), self.cp.rest.q
-        out[q:] = A[q:]
-        for g, place in self.cp.others:
-            T = self.T[g] if transpose else self.T[g].T
-            if len(T) == 1:
-                np.multiply(A[place], T[0, 0], out=out[place])
-            else:
-                out[place] = (T @ A[place].reshape(len(T), -1)).reshape(A[place].shape)
-        return out
-
-    @cached_property
-    def G(self) -> np.ndarray:
-        """Q⁻¹, (c, c): the covariance of (u_r − û_r, β̂ − β) over σ²."""
-        if not len(self.L):
-            return self.L
-        return blocks.symmetric(lapack.dpotri(self.L, lower=1)[0])
-
-    @cached_property
-    def w(self) -> list[np.ndarray]:
-        """Z'Py of each grouping factor, (k, levels)."""
-        cp, c, q = self.cp, len(self.coefficients), self.cp.rest.q
-        b, beta = self.coefficients[:q], self.coefficients[q:]
-        e = np.stack(
-            [d[-1] - beta @ d[:-1] - cp.rest.apply(u, b[None])[0] for u, d in zip(self.rest, self.d, strict=True)]
-        )
-        of_rest = self.S[:q, c] - self.S[:q, :c] @ self.coefficients
-        w = {g: of_rest[place].reshape(len(self.T[g]), -1) for g, place in cp.others}
-        return [blocks.matmul(self.Z1, e) if g == cp.first else w[g] for g in range(len(self.T))]
-
-    @cached_property
-    def U(self) -> list[np.ndarray]:
-        """Z'V⁻¹X of each grouping factor, X in the orthonormal basis, (k, p, levels)."""
-        cp, c, q = self.cp, len(self.coefficients), self.cp.rest.q
-        B = np.zeros((q, cp.p))
-        if cp.p:  # coefficients of X on Z_r in the metric V₁⁻¹, shrunk
-            B = -self.scale(self.G, transpose=True)[:q, q:] @ np.linalg.inv(self.G[q:, q:])
-        X = np.stack([d[:-1] - cp.rest.apply(u, B.T) for u, d in zip(self.rest, self.d, strict=True)])
-        of_rest = self.S[:q, q:c] - self.S[:q, :q] @ B
-        U = {g: of_rest[place].reshape(len(self.T[g]), cp.sizes[g], cp.p).transpose(0, 2, 1) for g, place in cp.others}
-        return [blocks.matmul(self.Z1, X) if g == cp.first else U[g] for g in range(len(self.T))]
+_STEP = 3e-4  # of the differences in a chain, relative to the largest Z_l'V⁻¹Z_l
 
 
 @dataclass(frozen=True)
@@ -212,38 +113,50 @@ class Derivatives:
 
     def __init__(self, criterion: Criterion, s: Solution):
         self.criterion, self.s, self.cp = criterion, s, s.cp
-        cp, q = s.cp, s.cp.rest.q
-        G = s.G
-        if not criterion.reml and cp.p:
-            G = G - G[:, q:] @ np.linalg.solve(G[q:, q:], G[q:])  # V⁻¹ instead of P: β known
-        self.half = s.scale(G, transpose=True)  # ΛG
-        self.G = s.scale(self.half.T, transpose=True)  # ΛGΛ'
-        self.K = blocks.matmul(s.Z1, s.Z1)
-        Z1 = cp.rest.at(s.Z1)
-        self.b_rest = blocks.matmul(Z1, s.rest)
-        self.b_X = blocks.matmul(s.Z1, np.ascontiguousarray(s.d[:, :-1]))
         self.ww = [w @ w.T for w in s.w]
+        self._known_slopes: dict[int, list[np.ndarray]] = {}
+
+    @cached_property
+    def half(self) -> np.ndarray:
+        """ΛG for P, or for V⁻¹ (β known) by ML: (c, c)."""
+        G, q = self.s.G, self.cp.rest.q
+        if not self.criterion.reml and self.cp.p:
+            G = G - G[:, q:] @ np.linalg.solve(G[q:, q:], G[q:])
+        return self.s.scale(G, transpose=True)
+
+    @cached_property
+    def G(self) -> np.ndarray:
+        """ΛGΛ'."""
+        return self.s.scale(self.half.T, transpose=True)
 
     @cached_property
     def J(self) -> dict[tuple[int, int], np.ndarray]:
         """Σ_l b_la b_lb' with b_l = [Z_r X]'V₁⁻¹Z_l of the first grouping factor, (c, c) for a ≥ b."""
         rest, q, p = self.cp.rest, self.cp.rest.q, self.cp.p
+        _, b_rest, b_X = self.s.b
         J = {}
-        for a in range(len(self.K)):
+        for a in range(len(b_X)):
             for b in range(a + 1):
                 J[a, b] = np.empty((q + p, q + p))
-                J[a, b][:q, :q] = rest.gram(self.b_rest[a], self.b_rest[b])
-                J[a, b][:q, q:] = rest.cross(self.b_rest[a], self.b_X[b])
-                J[a, b][q:, :q] = rest.cross(self.b_rest[b], self.b_X[a]).T
-                J[a, b][q:, q:] = self.b_X[a] @ self.b_X[b].T
+                J[a, b][:q, :q] = rest.gram(b_rest[a], b_rest[b])
+                J[a, b][:q, q:] = rest.cross(b_rest[a], b_X[b])
+                J[a, b][q:, :q] = rest.cross(b_rest[b], b_X[a]).T
+                J[a, b][q:, q:] = b_X[a] @ b_X[b].T
                 J[b, a] = J[a, b].T
         return J
 
     def traces(self) -> list[np.ndarray]:
         """Σ_l N_ll of each grouping factor, (k, k)."""
         cp, s, q = self.cp, self.s, self.cp.rest.q
-        N = [self.K.sum(axis=2)] * len(s.T)
-        k = len(self.K)
+        if s.inner:
+            N = Derivatives(self.criterion, s.inner).traces()
+            nested, b_rest, b_X = s.b
+            above = {g: [(at, np.einsum("mal,ab->bml", nested[:, place], s.T[g]))] for g, place, at in cp.above}
+            rest = s.scale(np.concatenate([b_rest, b_X], axis=1).swapaxes(0, 1))
+            N[cp.first] = (s.K - s.inner.covariance(above, rest, not self.criterion.reml)).sum(axis=2)
+            return N
+        N = [s.K.sum(axis=2)] * len(s.T)
+        k = len(s.K)
         N[cp.first] = N[cp.first] - np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
@@ -291,22 +204,35 @@ class Derivatives:
 
     def gram(self, g: list[np.ndarray]) -> np.ndarray:
         """g'Z'PZg for columns g of random effects, (columns, k, levels) of each grouping factor; columns factor after factor."""
-        cp, s, q, c = self.cp, self.s, self.cp.rest.q, len(self.s.coefficients)
-        stops = np.cumsum([len(columns) for columns in g])
-        b = np.zeros((q, stops[-1]))
-        for f, place in cp.others:
-            b[place, stops[f] - len(g[f]) : stops[f]] = g[f].reshape(len(g[f]), -1).T
-        own = slice(stops[cp.first] - len(g[cp.first]), stops[cp.first])
-        a = np.einsum("xbl,ibl->ixl", s.Z1, g[cp.first])
-        into = np.zeros((c, stops[-1]))  # [Z_r X]'V₁⁻¹Z₁g
-        for x, (u, d) in enumerate(zip(s.rest, s.d, strict=True)):
-            into[:q, own] += cp.rest.cross(u, a[:, x])
-            into[q:, own] += d[:-1] @ a[:, x].T
-        squares = b.T @ s.S[:q, :q] @ b + b.T @ into[:q] + into[:q].T @ b
-        squares[own, own] += np.einsum("ixl,jxl->ij", a, a)
+        s, q, c = self.s, self.cp.rest.q, len(self.s.coefficients)
+        sizes = {f: len(g[f]) for f in [*self.cp.chain.factors, *(f for f, _ in self.cp.others)]}
+        starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+        m, stop = sum(sizes.values()), 0
+        squares, into = np.zeros((m, m)), np.zeros((c, m))  # into: [Z_r X]'V₁⁻¹Zg
+        above = {f: np.zeros((len(g[f][0]), m, g[f].shape[2])) for f in self.cp.chain.factors}
+        for t in s.stages:
+            f, start, stop = t.cp.first, stop, stop + sizes[t.cp.first]
+            h = blocks.forward(t.cp.R.swapaxes(0, 1), above[f][:, :start])  # columns of the factors before, and its own
+            a = blocks.forward(t.C, np.concatenate([h, np.einsum("xbl,ibl->xil", t.cp.R, g[f])], axis=1))
+            for sign, x, nested, rest, d in (
+                (1, a, t.nested, t.rest, t.d),
+                (-1, h, t.cp.nested, t.cp.rest.values, t.cp.Rd),
+            ):
+                n = x.shape[1]
+                squares[:n, :n] += sign * np.einsum("xil,xjl->ij", x, x)
+                for up, place, parent in t.cp.above:
+                    above[up][:, :n] += sign * by_parent(parent, nested[:, place], x, t.cp.sizes[up])
+                for u, v, e in zip(rest, d, x, strict=True):
+                    into[:q, :n] += sign * t.cp.rest.cross(u, e)
+                    into[q:, :n] += sign * v[:-1] @ e.T
+        b = np.zeros((q, m))
+        for f, place in self.cp.others:
+            b[place, starts[f] : starts[f] + sizes[f]] = g[f].reshape(sizes[f], -1).T
+        squares += b.T @ s.S[:q, :q] @ b + b.T @ into[:q] + into[:q].T @ b
         into += s.S[:c, :q] @ b
         half = lapack.dtrtrs(s.L, s.scale(into), lower=1)[0] if c else into
-        return squares - half.T @ half
+        order = np.concatenate([starts[f] + np.arange(len(columns)) for f, columns in enumerate(g)])
+        return (squares - half.T @ half)[np.ix_(order, order)]
 
     def products(self, D: list[np.ndarray]) -> np.ndarray:
         """tr(PVᵢPVⱼ) (ML: tr(V⁻¹VᵢV⁻¹Vⱼ)), (m, m): Σ over levels l, m of tr(N_lm Dⱼ N_ml Dᵢ)."""
@@ -321,9 +247,11 @@ class Derivatives:
     def squares(self, g: int, h: int) -> np.ndarray:
         """Σ_lm N_lm[a,b] N_lm[c,d] over the levels of two grouping factors: (k_g, k_h, k_g, k_h), indices a, b, c, d."""
         cp, first = self.cp, self.cp.first
+        if self.s.inner:
+            return self._slopes(h)[g]
         if g == h == first:
-            k, K = len(self.K), self.K
-            b = np.concatenate([[cp.rest.dense(u) for u in self.b_rest], self.b_X], axis=1)
+            k, K = len(self.s.K), self.s.K
+            b = np.concatenate([[cp.rest.dense(u) for u in self.s.b[1]], self.s.b[2]], axis=1)
             B = np.einsum("acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True)
             GJ = np.array([[self.G @ self.J[a, b] for b in range(k)] for a in range(k)])
             cross = np.einsum("abl,cdl->abcd", K, B)
@@ -352,7 +280,34 @@ class Derivatives:
     def N_first(self) -> np.ndarray:
         """Z₁'PZ_r, (k·L, q)."""
         cp, s, q, c = self.cp, self.s, self.cp.rest.q, len(self.s.coefficients)
-        b_rest = np.stack([cp.rest.dense(u) for u in self.b_rest])  # (k, q, L)
-        b = np.concatenate([b_rest, self.b_X], axis=1)
+        b_rest = np.stack([cp.rest.dense(u) for u in s.b[1]])  # (k, q, L)
+        b = np.concatenate([b_rest, s.b[2]], axis=1)
         GS = self.G @ s.S[:c, :q]
         return np.concatenate([r.T - x.T @ GS for r, x in zip(b_rest, b, strict=True)])
+
+    def _slopes(self, h: int) -> list[np.ndarray]:
+        """`squares` of each grouping factor with h by differences: Σ_lm N_lm D N_ml = −dN/dD, N at TT' + tD for t = 0, ε, 2ε, 3ε.
+
+        In a chain N_lm is not zero for any two levels of the topmost one, and there are too many pairs to write out.
+        """
+        if h not in self._known_slopes:
+            k, s = len(self.s.T[h]), self.s
+            K = next((t.K for t in s.stages if t.cp.first == h), None)
+            largest = np.abs(s.S).max() if K is None else np.trace(K).max()
+            epsilon = _STEP / largest
+            unit = np.eye(k)
+            along = {}
+            for i, j in zip(*np.tril_indices(k), strict=True):
+                v = unit[i] + (unit[j] if j != i else 0)
+                N = []
+                for t in range(4):
+                    T = list(s.T)
+                    T[h] = canonical(np.column_stack([T[h], np.sqrt(t * epsilon) * v]))
+                    N.append(Derivatives(self.criterion, Solution(self.cp, T)).traces())
+                along[i, j] = [(11 * a - 18 * b + 9 * c - 2 * d) / (6 * epsilon) for a, b, c, d in zip(*N, strict=True)]
+            out = [np.empty((len(T), k, len(T), k)) for T in s.T]
+            for (i, j), parts in along.items():
+                for M, whole, one, other in zip(out, parts, along[i, i], along[j, j], strict=True):
+                    M[:, i, :, j] = M[:, j, :, i] = whole if i == j else (whole - one - other) / 2
+            self._known_slopes[h] = out
+        return self._known_slopes[h]

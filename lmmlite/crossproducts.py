@@ -2,27 +2,35 @@
 
 The grouping factor with the most coefficients ("first") is compressed level by level: with Z_l its rows in level l, the
 triangular factor Z_l'Z_l = R_l'R_l replaces those rows by k rows [R_l, R_l⁻ᵀZ_l'·], and what is orthogonal to them, the
-within-level cross-products W, does not depend on θ.  All other columns — the other grouping factors' Z, X and y, in this
-order — are "the rest".  X stands in an orthonormal basis and y is replaced by its scaled least-squares residual, so that
-neither a large offset nor the units of a column costs digits.
+within-level cross-products W, does not depend on θ.  Factors above it in a chain of nested ones are eliminated level by level
+after it (`lmmlite.chain`).  All other columns — the other grouping factors' Z, X and y, in this order — are "the rest".  X stands
+in an orthonormal basis and y is replaced by its scaled least-squares residual, so that neither a large offset nor the units of
+a column costs digits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import blas, null_space
 
 from lmmlite import blocks
 from lmmlite.basis import Basis, FixedRows, Scaled, scaled
+from lmmlite.chain import Chain, Products
 from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
 
+Others = tuple[tuple[int, slice], ...]  # grouping factors of the rest with their places in it
 Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-_MOST = 15_000  # random effects beside those of the first factor: one matrix of them takes 1.8 GB
+_MOST = 15_000  # random effects of the rest: one matrix of them takes 1.8 GB
+_CHAINED = 100  # coefficients of a nested factor, from which on it is eliminated level by level
+_WRITTEN_OUT = (
+    5e7  # products with the rest: beyond, factors that seldom meet are better stored sparse, and no chain is made
+)
 
 
 @dataclass(frozen=True)
@@ -39,20 +47,24 @@ class CrossProducts:
         For each grouping factor, in the order of the design.
     sizes : tuple of int
         Their numbers of levels.
-    first : int
-        The grouping factor that is eliminated level by level.
+    chain : Chain
+        The grouping factor that is eliminated first, and those above it that are eliminated after it.
+    others : tuple of (int, slice)
+        The grouping factors that are not in the chain, each with its place in the rest; coefficients run over levels fastest.
     Z_maps : tuple of (k, k) arrays
         B with Z = Zᶜ(I ⊗ B): the user's columns in terms of the centred and scaled ones.
     own_maps : tuple of (k, k) arrays
         The part of B that respects the blocks of the template; a term's θ in this basis has no units.
     R : (k, k, L) array
         Triangular factors of the first grouping factor, levels last.
+    nested : (k, K, L) array
+        R_l⁻ᵀZ_l'Z of the level's own levels of the other factors of the chain.
     rest : blocks.DenseRows or blocks.SparseRows
-        R_l⁻ᵀZ_l'Z_r of the other grouping factors.
+        R_l⁻ᵀZ_l'Z_r of the grouping factors that are not in the chain.
     Rd : (k, p + 1, L) array
         R_l⁻ᵀZ_l'[X y].
-    W : (c + 1, c + 1) array
-        Within-level cross-products of the rest, c = q_rest + p.
+    W : Products
+        Within-level cross-products of the other factors of the chain, the rest, X and y; c = q_rest + p.
     """
 
     n: int
@@ -61,23 +73,38 @@ class CrossProducts:
     basis: Basis
     templates: tuple[Template, ...]
     sizes: tuple[int, ...]
-    first: int
+    chain: Chain
+    others: Others
     Z_maps: tuple[np.ndarray, ...]
     own_maps: tuple[np.ndarray, ...]
     R: np.ndarray
+    nested: np.ndarray
     rest: blocks.Rows
     Rd: np.ndarray
-    W: np.ndarray
+    W: Products
 
     @property
-    def others(self) -> list[tuple[int, slice]]:
-        """The grouping factors among the rest, each with its place; coefficients run over levels fastest."""
+    def first(self) -> int:
+        """The grouping factor that is eliminated first."""
+        return self.chain.factors[0]
+
+    @property
+    def above(self) -> list[tuple[int, slice, np.ndarray]]:
+        """The other factors of the chain: each with its place in ``nested`` and the levels of it to which those of the first belong."""
         places, start = [], 0
-        for g, (t, size) in enumerate(zip(self.templates, self.sizes, strict=True)):
-            if g != self.first:
-                places.append((g, slice(start, start + t.k * size)))
-                start += t.k * size
+        for g, parent in zip(self.chain.factors[1:], self.chain.parents[0], strict=True):
+            places.append((g, slice(start, start + self.templates[g].k), parent))
+            start += self.templates[g].k
         return places
+
+    def after(self, S: Products) -> CrossProducts:
+        """What is left when the first factor is eliminated: cross-products again, made of S = [·]'V₁⁻¹[·] instead of [·]'[·]."""
+        E, K, q = S.rows[0], S.rows[0].shape[1] - self.rest.q - self.p - 1, self.rest.q
+        left = Products(S.own[1:], S.rows[1:], S.tail)
+        parts = _compressed(
+            S.own[0], E[:, :K], blocks.DenseRows(E[:, K : K + q]), E[:, K + q :], left, self.chain.after
+        )
+        return replace(self, chain=self.chain.after, **parts)
 
 
 def crossproducts(design: Design) -> CrossProducts:
@@ -117,32 +144,48 @@ def assemble(
     own_maps: tuple[np.ndarray, ...],
 ) -> CrossProducts:
     """Cross-products from sums over columns that are centred and scaled already; for the arguments see `CrossProducts`."""
-    q = sum(size * t.k for g, (size, t) in enumerate(zip(sums._sizes, made, strict=True)) if g != sums._first)
+    chain, others = sums.order()
+    q = others[-1][1].stop if others else 0
     if q > _MOST:
         raise ValueError(
-            f"Beside its largest grouping factor the model has {q:,} random effects; their cross-products, {q:,} × {q:,} numbers, are "
-            f"dense and limited to {_MOST:,}. Leave out a grouping factor (of a nested chain the middle one), or fit a part of the data."
+            f"Beside its largest grouping factor and those in which it is nested the model has {q:,} random effects; their "
+            f"cross-products, {q:,} × {q:,} numbers, are dense and limited to {_MOST:,}. Leave out a grouping factor, or fit a "
+            "part of the data."
         )
-    R, rest, Rd, W = sums.compressed()
-    p = Rd.shape[1] - 1
-    return CrossProducts(n, p, log_weights, basis, made, sums._sizes, sums._first, Z_maps, own_maps, R, rest, Rd, W)
+    parts = sums.compressed(chain, others)
+    p = parts["Rd"].shape[1] - 1
+    return CrossProducts(n, p, log_weights, basis, made, sums.sizes, chain, others, Z_maps, own_maps, **parts)
+
+
+def _compressed(
+    own: np.ndarray, nested: np.ndarray, rest: blocks.Rows, d: np.ndarray, others: Products, chain: Chain
+) -> dict[str, Any]:
+    """R, R⁻ᵀ times the rows of the first factor, and what is orthogonal to them."""
+    C = blocks.cholesky(own, tolerance=1e-11)
+    nested, d = blocks.forward(C, nested), blocks.forward(C, d)
+    values = blocks.forward(rest.at(C), rest.values)
+    return {
+        "R": np.ascontiguousarray(C.transpose(1, 0, 2)),
+        "nested": nested,
+        "rest": rest.holding(values),
+        "Rd": d,
+        "W": others.plus(-1, chain, nested, rest, values, d),
+    }
 
 
 def hold(cp: CrossProducts, j: int, value: float) -> tuple[CrossProducts, np.ndarray, np.ndarray]:
     """Cross-products with fixed effect j held at a value; c₀ and N with the old coefficients of X = c₀ + N · the new ones."""
-    q, a = cp.rest.q, cp.basis.scale * cp.basis.to_user[j]
+    a = cp.basis.scale * cp.basis.to_user[j]
     c0, N = a * (value - cp.basis.beta[j]) / (a @ a), null_space(a[None])
     M = np.block([[N, -c0[:, None]], [np.zeros((1, cp.p - 1)), np.ones((1, 1))]])
-    W = np.hstack([cp.W[:, :q], cp.W[:, q:] @ M])
-    W = np.vstack([W[:q], M.T @ W[q:]])
-    return replace(cp, p=cp.p - 1, Rd=np.einsum("kdl,de->kel", cp.Rd, M), W=W), c0, N
+    return replace(cp, p=cp.p - 1, Rd=np.einsum("kdl,de->kel", cp.Rd, M), W=cp.W.change_data(M)), c0, N
 
 
 class Sums:
     """Running sums of the products, level by level and pair of levels by pair of levels."""
 
     def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int):
-        self._z, self._codes, self._sizes, self._first, self._d = z, codes, sizes, first, d
+        self._z, self._codes, self.sizes, self._first, self._d = z, codes, sizes, first, d
         self._others = [g for g in range(len(sizes)) if g != first]
         k = [len(c) for c in z]
         self._ZZ = [np.zeros((k[g], k[g], sizes[g])) for g in range(len(z))]
@@ -201,56 +244,86 @@ class Sums:
                     np.add.at(total[a, b], codes, u * v)
         self._dd += blas.dgemm(1.0, D.T, D.T, trans_a=True)
 
-    def compressed(self) -> tuple[np.ndarray, blocks.Rows, np.ndarray, np.ndarray]:
-        """R, R⁻ᵀZ_first'Z_rest, R⁻ᵀZ_first'[X y] and the within-level cross-products W of the rest."""
-        C = blocks.cholesky(self._ZZ[self._first], tolerance=1e-11)
-        Rd = blocks.forward(C, self._Zd[self._first])
-        rest = self._couple(C)
-        q = rest.q
-        W = np.empty((q + self._d, q + self._d))
-        W[:q, :q] = self._rest_products() - sum(rest.gram(v, v) for v in rest.values)
-        Zd = [self._Zd[g].transpose(0, 2, 1).reshape(-1, self._d) for g in self._others]
-        W[:q, q:] = np.vstack([*Zd, np.empty((0, self._d))]) - sum(
-            rest.cross(v, D) for v, D in zip(rest.values, Rd, strict=True)
-        )
-        W[q:, :q] = W[:q, q:].T
-        W[q:, q:] = self._dd - sum(blas.dgemm(1.0, D.T, D.T, trans_a=True) for D in Rd)
-        return np.ascontiguousarray(C.transpose(1, 0, 2)), rest, Rd, W
+    def order(self) -> tuple[Chain, Others]:
+        """The chain of nested factors that is eliminated level by level, and the other factors with their places in the rest."""
+        wide = {g: self._ZZ[g][:, 0].size for g in range(len(self._ZZ))}
+        chain = [self._first]
+        for g in sorted(self._others, key=lambda g: -wide[g]):
+            level = self._between(chain[-1], g)[0]
+            if wide[g] >= _CHAINED and np.bincount(level).max() == 1:
+                chain.append(g)
+        left = [g for g in self._others if g not in chain]
+        if sum(wide[g] for g in left) * wide[self._first] > _WRITTEN_OUT:
+            chain, left = chain[:1], self._others
+        parents = tuple(tuple(self._parents(g, above) for above in chain[i + 1 :]) for i, g in enumerate(chain))
+        stops = np.cumsum([wide[g] for g in left], dtype=int)
+        places = tuple((g, slice(int(stop) - wide[g], int(stop))) for g, stop in zip(left, stops, strict=True))
+        return Chain(tuple(chain), parents), places
 
-    def _rest_products(self) -> np.ndarray:
-        """Z_rest'Z_rest, coefficients of one factor together, levels fastest."""
-        starts = dict(zip(self._others, np.cumsum([0, *(self._ZZ[g][:, 0].size for g in self._others)]), strict=False))
-        q = sum(self._ZZ[g][:, 0].size for g in self._others)
+    def compressed(self, chain: Chain, others: Others) -> dict[str, Any]:
+        """R, nested, rest, Rd and W of `CrossProducts`."""
+        q = others[-1][1].stop if others else 0
+        one, *above = [self._nested(g, chain.factors[i:]) for i, g in enumerate(chain.factors)]
+        rest = [self._to_rest(g, others) for g in chain.factors]
+        rows = [
+            np.concatenate([nested, blocks.written_out(*to, q, self.sizes[g]).values, self._Zd[g]], axis=1)
+            for g, nested, to in zip(chain.factors[1:], above, rest[1:], strict=True)
+        ]
+        tail = np.empty((q + self._d,) * 2)
+        tail[:q, :q] = self._rest_products(others, q)
+        for g, place in others:
+            tail[place, q:] = self._Zd[g].transpose(0, 2, 1).reshape(-1, self._d)
+        tail[q:, :q], tail[q:, q:] = tail[:q, q:].T, self._dd
+        W = Products(tuple(self._ZZ[g] for g in chain.factors[1:]), tuple(rows), tail)
+        first = self._first
+        store = blocks.written_out if above else blocks.rows
+        return _compressed(self._ZZ[first], one, store(*rest[0], q, self.sizes[first]), self._Zd[first], W, chain)
+
+    def _nested(self, g: int, chain: tuple[int, ...]) -> np.ndarray:
+        """Z_l'Z of the level's own levels of the factors that come after it in the chain, (k, K, L)."""
+        out = [np.zeros((len(self._ZZ[g]), 0, self.sizes[g]))]
+        for h in chain[1:]:
+            level, _, total = self._between(g, h)
+            out.append(np.zeros((*total.shape[:2], self.sizes[g])))
+            out[-1][:, :, level] = total
+        return np.concatenate(out, axis=1)
+
+    def _to_rest(self, g: int, others: Others) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Z_l'Z_r where they meet, (k, entries), with the number of the coefficient in the rest and the level of each entry."""
+        values, rows, levels = [np.empty((len(self._ZZ[g]), 0))], [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+        for h, place in others:
+            level, other, total = self._between(g, h)
+            for b in range(total.shape[1]):
+                values.append(total[:, b])
+                rows.append(place.start + b * self.sizes[h] + other)
+                levels.append(level)
+        return np.hstack(values), np.concatenate(rows), np.concatenate(levels)
+
+    def _rest_products(self, others: Others, q: int) -> np.ndarray:
+        """Z_r'Z_r, coefficients of one factor together, levels fastest."""
         A = np.zeros((q, q))
-        for g in self._others:
-            L = self._sizes[g]
-            level = np.arange(L)
-            for a in range(len(self._ZZ[g])):
-                for b in range(a + 1):
-                    rows, cols = starts[g] + a * L + level, starts[g] + b * L + level
-                    A[rows, cols] = A[cols, rows] = self._ZZ[g][a, b]
-        for (g, h), (_, occurring, total) in self._pairs.items():
-            if h == self._first:
-                continue
-            one, other = np.divmod(occurring, self._sizes[h])
-            for a in range(total.shape[0]):
-                for b in range(total.shape[1]):
-                    rows, cols = starts[g] + a * self._sizes[g] + one, starts[h] + b * self._sizes[h] + other
+        for i, (g, place) in enumerate(others):
+            level = np.arange(self.sizes[g])
+            meet = [(g, place.start, level, level, self._ZZ[g])]
+            meet += [(h, other.start, *self._between(g, h)) for h, other in others[:i]]
+            for h, start, one, other, total in meet:
+                for a, b in np.ndindex(total.shape[:2]):
+                    if h == g and b > a:  # only the lower triangle is summed
+                        continue
+                    rows, cols = place.start + a * self.sizes[g] + one, start + b * self.sizes[h] + other
                     A[rows, cols] = A[cols, rows] = total[a, b]
         return A
 
-    def _couple(self, C: np.ndarray) -> blocks.Rows:
-        """R⁻ᵀZ_first'Z_rest."""
-        L, k = self._sizes[self._first], len(C)
-        values, rows, levels = [np.empty((k, 0))], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        start = 0
-        for g in self._others:
-            _, occurring, total = self._pairs[g, self._first]
-            one, level = np.divmod(occurring, L)
-            solved = blocks.forward(C[:, :, level], np.ascontiguousarray(total.swapaxes(0, 1)))
-            for a in range(len(total)):
-                values.append(solved[:, a])
-                rows.append(start + a * self._sizes[g] + one)
-                levels.append(level)
-            start += len(total) * self._sizes[g]
-        return blocks.rows(np.hstack(values), np.concatenate(rows), np.concatenate(levels), start, L)
+    def _between(self, g: int, h: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The levels of two factors that meet, and their products (k_g, k_h, pairs)."""
+        if (g, h) not in self._pairs:
+            other, one, total = self._between(h, g)
+            return one, other, total.swapaxes(0, 1)
+        _, occurring, total = self._pairs[g, h]
+        return *np.divmod(occurring, self.sizes[h]), total
+
+    def _parents(self, g: int, h: int) -> np.ndarray:
+        parent = np.zeros(self.sizes[g], np.intp)
+        one, other, _ = self._between(g, h)
+        parent[one] = other
+        return parent

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from scipy.linalg import lapack
 from scipy.special import ndtr
 
@@ -41,36 +40,38 @@ class JointErrors:
     def __init__(self, fit: MixedModel):
         self.s, self.cp = fit._at.solution, fit._cp
         self.T = [np.linalg.solve(B, T) for B, T in zip(fit.criterion_function.maps, self.s.T, strict=True)]
-        self._b_rest = blocks.matmul(self.cp.rest.at(self.s.Z1), self.s.rest)
-        self._b_X = blocks.matmul(self.s.Z1, self.s.d[:, :-1])
 
     def pieces(self, levels: np.ndarray, width: int = 1) -> Iterator[np.ndarray]:
         """These levels of the first grouping factor, so many at a time that H, or ``width`` numbers for each, stay small."""
-        size = max(1, self._ENTRIES // (max(width, len(self.s.coefficients)) * len(self._b_X)))
+        size = max(1, self._ENTRIES // (max(width, len(self.s.coefficients)) * len(self.cp.R)))
         return (levels[start : start + size] for start in range(0, len(levels), size))
-
-    def first(self, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """F with F'F = M_l⁻¹, (k, k, m), and H, (c, k, m), of m levels of the first grouping factor."""
-        T, rest = self.s.T[self.cp.first], self.cp.rest
-        if isinstance(rest, blocks.SparseRows):
-            whole = [sp.csr_array((u, rest.indices, rest.indptr), (rest.q, rest.size)) for u in self._b_rest]
-            b_rest = [u[:, levels].toarray() for u in whole]
-        else:
-            b_rest = [u[:, levels] for u in self._b_rest]
-        b = np.stack([np.concatenate([u, x[:, levels]]) for u, x in zip(b_rest, self._b_X, strict=True)])
-        RT = np.einsum("ijm,jb->ibm", self.cp.R[:, :, levels], T)
-        identity = np.repeat(np.eye(len(T))[:, :, None], len(levels), axis=2)
-        F = blocks.forward(blocks.cholesky(identity + blocks.matmul(RT, RT)), identity)
-        return F, self.s.scale(np.einsum("acm,ab->cbm", b, T))
 
     def variances(self, x: np.ndarray, codes: list[np.ndarray], zT: list[np.ndarray]) -> np.ndarray:
         """a'Ca of n rows: x (n, p), level codes and v' = z'T (n, k) of each grouping factor; those with code −1 count as zero."""
-        cp, G, first = self.cp, self.s.G, self.cp.first
-        x = x @ cp.basis.to_user
+        x = x @ self.cp.basis.to_user
         v = [np.where(code[:, None] < 0, 0.0, values) for code, values in zip(codes, zT, strict=True)]
+        codes = [np.maximum(code, 0) for code in codes]
+        parts = self.pieces(np.arange(len(x)))
+        if self.s.inner:
+            return np.concatenate([self._in_chain(x[n], [c[n] for c in codes], [u[n] for u in v]) for n in parts])
+        return self._by_level(x, codes, v)
+
+    def _in_chain(self, x: np.ndarray, codes: list[np.ndarray], v: list[np.ndarray]) -> np.ndarray:
+        """Where factors are nested in one another: each row carried through all of them."""
+        cp, n = self.cp, np.arange(len(x))
+        rest = np.zeros((cp.rest.q + cp.p, 1, len(x)))
+        rest[cp.rest.q :, 0] = x.T
+        for g, place in cp.others:
+            for a, column in enumerate(v[g].T):
+                rest[place.start + a * cp.sizes[g] + codes[g], 0, n] = column
+        return self.s.covariance({g: [(codes[g], v[g].T[:, None])] for g in cp.chain.factors}, rest)[0, 0]
+
+    def _by_level(self, x: np.ndarray, codes: list[np.ndarray], v: list[np.ndarray]) -> np.ndarray:
+        """Otherwise: rows of one level of the first factor have H_l and GH_l in common."""
+        cp, G, first = self.cp, self.s.G, self.cp.first
         r = [(np.full(len(x), cp.rest.q + j), column) for j, column in enumerate(x.T)]  # places and values of r
         for g, place in cp.others:
-            start = place.start + np.maximum(codes[g], 0)
+            start = place.start + codes[g]
             r += [(start + a * cp.sizes[g], column) for a, column in enumerate(v[g].T)]
         out = np.zeros(len(x))
         for i, (at, value) in enumerate(r):
@@ -78,11 +79,11 @@ class JointErrors:
             for other, factor in r[:i]:
                 out += 2 * value * factor * G[at, other]
         order = np.argsort(codes[first], kind="stable")
-        order = order[codes[first][order] >= 0]
+        order = order[v[first][order].any(axis=1)]
         for levels in self.pieces(np.unique(codes[first][order])):
             part = order[slice(*np.searchsorted(codes[first][order], [levels[0], levels[-1] + 1]))]
             m = np.searchsorted(levels, codes[first][part])
-            F, H = self.first(levels)
+            F, H = self.s.regression(levels)
             GH = np.tensordot(G, H, 1)
             own, w = blocks.matmul(F, F) + blocks.matmul(H, GH), v[first][part].T
             out[part] += np.einsum("an,abn,bn->n", w, own[:, :, m], w)
@@ -99,11 +100,21 @@ class JointErrors:
         for g, place in cp.others:
             u = rest[place].reshape(len(self.T[g]), cp.sizes[g], n)
             yield g, slice(None), np.einsum("ab,bmn->man", self.T[g], u)
-        for levels in self.pieces(np.arange(cp.sizes[cp.first]), n):
-            F, H = self.first(levels)
-            normal = rng.standard_normal((len(F), len(levels), n))
-            u = blocks.matmul(F[..., None], normal) - np.einsum("ckm,cn->kmn", H, rest, optimize=True)
-            yield cp.first, levels, np.einsum("ab,bmn->man", self.T[cp.first], u)
+        u_above: dict[int, np.ndarray] = {}
+        for t in reversed(s.stages):
+            g = t.cp.first
+            drawn = []
+            for levels in self.pieces(np.arange(cp.sizes[g]), n):
+                F, H = t.regression(levels)
+                normal = rng.standard_normal((len(F), len(levels), n))
+                u = blocks.matmul(F[..., None], normal)
+                for up, place, parent in t.cp.above:
+                    u -= np.einsum("ckm,cmn->kmn", H[place], u_above[up][:, parent[levels]])
+                u -= np.einsum("ckm,cn->kmn", H[t.nested.shape[1] :], rest, optimize=True)
+                yield g, levels, np.einsum("ab,bmn->man", self.T[g], u)
+                if t is not s:
+                    drawn.append(u)
+            u_above[g] = np.concatenate(drawn, axis=1) if drawn else np.empty(0)
 
 
 def simulate_effects(fit: MixedModel, n: int = 1000, seed: Any = None) -> pd.DataFrame:

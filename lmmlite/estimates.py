@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmmlite import blocks
-from lmmlite.criterion import Criterion, Evaluation, Solution
+from lmmlite.criterion import Criterion, Evaluation
+from lmmlite.solution import Solution
+
+_ENTRIES = 1 << 21  # of arrays with all coefficients of the rest for some levels
 
 
 def sigma(criterion: Criterion, s: Solution) -> float:
@@ -46,25 +48,19 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
         G = G - s.G[:q, q:] @ np.linalg.solve(s.G[q:, q:], s.G[q:, :q])  # β known
     out: list[np.ndarray] = [np.empty(0)] * len(cp.templates)
     for g, T in enumerate(factors(criterion, e.theta)):
-        if g == cp.first:
-            RT = np.einsum("ijl,jm->iml", cp.R, criterion.maps[g] @ T)
-            M = blocks.matmul(RT, RT)
-            M[np.arange(len(M)), np.arange(len(M))] += 1
-            F = blocks.forward(blocks.cholesky(M), np.repeat(T.T[:, :, None], M.shape[2], axis=2))
-            C = blocks.matmul(F, F)
-            if q:
-                b = blocks.matmul(cp.rest.at(s.Z1), s.rest)
-                GG = s.scale(s.scale(np.pad(G, (0, cp.p)), True).T, True)[:q, :q]
-                dense = np.stack([cp.rest.dense(u) for u in b])
-                spread = np.einsum(
-                    "aql,bql->abl", dense, np.einsum("qr,brl->bql", GG, dense, optimize=True), optimize=True
+        S = np.linalg.solve(criterion.maps[g], s.T[g])  # the rotation of T in which u stands
+        if g in cp.chain.factors:
+            k, L = len(T), cp.sizes[g]
+            C, size = np.empty((k, k, L)), max(1, _ENTRIES // (k * (q + cp.p + 1)))
+            for start in range(0, L, size):
+                levels = np.arange(start, min(start + size, L))
+                v = np.repeat(S.T[:, :, None], len(levels), axis=2)
+                C[:, :, levels] = s.covariance(
+                    {g: [(levels, v)]}, np.zeros((q + cp.p, k, len(levels))), known_beta=True
                 )
-                out_map = T @ T.T @ criterion.maps[g].T
-                C = C + np.einsum("ac,cdl,bd->abl", out_map, spread, out_map, optimize=True)
             out[g] = variance * C.transpose(2, 0, 1)
         else:
             place = dict(cp.others)[g]
             own = G[place, place].reshape(len(T), cp.sizes[g], len(T), cp.sizes[g])
-            S = np.linalg.solve(criterion.maps[g], s.T[g])  # the rotation of T in which s.G stands
             out[g] = variance * np.einsum("ac,cldl,bd->lab", S, own, S, optimize=True)
     return out

@@ -48,7 +48,7 @@ def lmer(
     offset : str or (n,) array-like, optional
         A known part of the mean.
     start : (m,) array-like, optional
-        θ to start from; by default method-of-moments values.
+        θ to start from; by default variances had without a search (`lmmlite.start`).
 
     Returns
     -------

@@ -16,15 +16,14 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from lmmlite.covariance import canonical, to_theta
-from lmmlite.criterion import Criterion, Evaluation, Solution
-from lmmlite.crossproducts import CrossProducts
+from lmmlite.criterion import Criterion, Evaluation
+from lmmlite.start import starting_theta
 
 _MAX_STEPS = 200
 _DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 _FLAT = 1e-6  # that is still the optimum when no step lowers the criterion any further
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
-_FEW_COLUMNS = 300  # of the rest, up to which they are worth removing for a better start
 _MANY_STEPS = 12  # of a search that was hard
 _CLEAR = 20.0  # rise of the criterion without a block that leaves no doubt that it is needed
 _MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not looked for again
@@ -71,7 +70,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
     ----------
     criterion : Criterion
     start : (m,) array, optional
-        By default method-of-moments variances; then, where the first search was hard, some more.
+        By default variances had without a search (`lmmlite.start`); then, where the first search was hard, some more.
 
     Raises
     ------
@@ -79,7 +78,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
         Where the residual variance goes to zero or is lost in rounding: there is no maximum of the likelihood to be found.
     """
     inside = criterion.unitless()
-    theta = moments(criterion) if start is None else unitless(criterion, criterion.checked(start))
+    theta = starting_theta(criterion) if start is None else unitless(criterion, criterion.checked(start))
     try:
         best, converged, steps = _search(inside, theta)
     except FloatingPointError:
@@ -249,34 +248,6 @@ def _stopped(criterion: Criterion, now: Evaluation, decrement: float) -> tuple[E
             "terms: with those of the model nearly nothing is left to chance."
         )
     return now, decrement < _FLAT
-
-
-def moments(criterion: Criterion) -> np.ndarray:
-    """A unitless θ to start from: for each coefficient alone, E(z'y)² = σ²(z'z + τ² (z'z)²) summed over its levels."""
-    cp = criterion.cp
-    null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
-    residual = _no_pooling_variance(cp)
-    squares = {cp.first: (null.Z1**2).sum(axis=0)}
-    diagonal = np.diag(null.S)
-    for g, place in cp.others:
-        squares[g] = diagonal[place].reshape(len(null.T[g]), -1)
-    factors = []
-    for g, w in enumerate(null.w):
-        ratio = ((w**2).sum(1) / residual - squares[g].sum(1)) / np.maximum((squares[g] ** 2).sum(1), 1e-300)
-        factors.append(np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))))
-    return to_theta(cp.templates, factors)
-
-
-def _no_pooling_variance(cp: CrossProducts) -> float:
-    """σ² of least squares with every random effect a fixed one, in the units of the summed y; 0.5 where nothing is left."""
-    within, c = cp.W[-1, -1], len(cp.W) - 1
-    freedom = cp.n - np.count_nonzero(np.diagonal(cp.R))
-    if c <= _FEW_COLUMNS:
-        values, vectors = np.linalg.eigh(cp.W[:c, :c])
-        kept = values > 1e-9 * cp.n
-        within -= ((vectors[:, kept].T @ cp.W[:c, -1]) ** 2 / values[kept]).sum()
-        freedom -= np.count_nonzero(kept)
-    return float(np.clip(within / freedom, 1e-6, 1.0)) if freedom > 0.1 * cp.n else 0.5
 
 
 def _blockwise(

@@ -31,9 +31,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from lmmlite.covariance import to_theta
-from lmmlite.criterion import Criterion, Derivatives, Solution
+from lmmlite.criterion import Criterion, Derivatives
 from lmmlite.crossproducts import hold
 from lmmlite.inference.replicates import parallel
+from lmmlite.solution import Solution
 from lmmlite.tidy import named, parameters, random_parameters
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from lmmlite import blocks, prediction
 from lmmlite.basis import FixedRows, scaled
+from lmmlite.chain import Products, by_parent
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.optimize import minimize
@@ -55,14 +56,17 @@ class Responses:
             for levels, columns in zip(design.groups, self.z, strict=True)
         ]
         own = blocks.forward(cp.R.swapaxes(0, 1), Zy[cp.first])
-        Rd, W = cp.Rd.copy(), cp.W.copy()
+        Rd, tail = cp.Rd.copy(), cp.W.tail.copy()
         Rd[:, -1] = own
         right = np.concatenate([*(Zy[g].ravel() for g, _ in cp.others), self.X @ e, [e @ e]])
         for v, D, d in zip(cp.rest.values, Rd, own, strict=True):
             right[:q] -= cp.rest.cross(v, d[None])[:, 0]
             right[q:] -= D @ d
-        W[-1] = W[:, -1] = right
-        return replace(cp, Rd=Rd, W=W)
+        tail[-1] = tail[:, -1] = right
+        rows = tuple(E.copy() for E in cp.W.rows)
+        for E, (g, place, parent) in zip(rows, cp.above, strict=True):
+            E[:, -1] = Zy[g] - by_parent(parent, cp.nested[:, place], own[:, None], cp.sizes[g])[:, 0]
+        return replace(cp, Rd=Rd, W=Products(cp.W.own, rows, tail))
 
     def refit(self, y: np.ndarray) -> MixedModel:
         """The fit to another response; RuntimeError where the search does not converge."""

@@ -1,0 +1,88 @@
+"""θ from which the search starts: variances by the method of moments, or by backfitting where large factors are crossed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmmlite import blocks
+from lmmlite.covariance import to_theta
+from lmmlite.criterion import Criterion
+from lmmlite.crossproducts import CrossProducts
+from lmmlite.solution import Solution
+
+_FEW_COLUMNS = 300  # of the rest, up to which they are worth removing for a better start
+_ROUNDS, _SWEEPS = 8, 2  # of backfitting: updates of the variances, and sweeps over the factors before each
+
+
+def starting_theta(criterion: Criterion) -> np.ndarray:
+    """A unitless θ, diagonal in every block."""
+    cp = criterion.cp
+    ratios = moments(cp) if cp.rest.q <= _FEW_COLUMNS else backfitted(cp)
+    return to_theta(cp.templates, [np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))) for ratio in ratios])
+
+
+def moments(cp: CrossProducts) -> list[np.ndarray]:
+    """τ²/σ² of each coefficient alone: E(z'y)² = σ²(z'z + τ²/σ² (z'z)²) summed over its levels; (k,) of each factor."""
+    null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
+    residual = _no_pooling_variance(cp)
+    squares = {s.cp.first: (s.Z1**2).sum(axis=0) for s in null.stages}
+    diagonal = np.diag(null.S)
+    for g, place in cp.others:
+        squares[g] = diagonal[place].reshape(len(null.T[g]), -1)
+    return [
+        ((w**2).sum(1) / residual - squares[g].sum(1)) / np.maximum((squares[g] ** 2).sum(1), 1e-300)
+        for g, w in enumerate(null.w)
+    ]
+
+
+def _no_pooling_variance(cp: CrossProducts) -> float:
+    """σ² of least squares with every random effect a fixed one, in the units of the summed y; 0.5 where nothing is left."""
+    W, c = cp.W.tail, len(cp.W.tail) - 1
+    within = W[-1, -1]
+    freedom = cp.n - np.count_nonzero(np.diagonal(cp.R))
+    values, vectors = np.linalg.eigh(W[:c, :c])
+    kept = values > 1e-9 * cp.n
+    within -= ((vectors[:, kept].T @ W[:c, -1]) ** 2 / values[kept]).sum()
+    freedom -= np.count_nonzero(kept)
+    return float(np.clip(within / freedom, 1e-6, 1.0)) if freedom > 0.1 * cp.n else 0.5
+
+
+def backfitted(cp: CrossProducts) -> list[np.ndarray]:
+    """τ²/σ² of each coefficient, from effects b̃ that are shrunk factor by factor in turn; X stays as it is.
+
+    τ² = Σ b̃²/γ with γ = Σ_l z'z/(z'z + σ²/τ²), each coefficient of a level taken as if alone (MacKay 1992, Neural Computation 4:415,
+    eq. 4.9: γ counts the well-determined ones).  This needs products of the cross-products with vectors only.
+    """
+    q, rest = cp.rest.q, cp.rest
+    y, W_y, W = cp.Rd[:, -1], cp.W.tail[:q, -1], cp.W.tail[:q, :q]
+
+    def of_rest(e: np.ndarray) -> np.ndarray:
+        return np.sum([rest.cross(v, d[None])[:, 0] for v, d in zip(rest.values, e, strict=True)], axis=0)
+
+    Zy = {cp.first: blocks.matmul(cp.R, y), **_by_factor(cp, W_y + of_rest(y))}
+    own = np.diag(W) + sum(rest.cross(v * v, np.ones((1, cp.sizes[cp.first])))[:, 0] for v in rest.values)
+    zz = {cp.first: (cp.R**2).sum(axis=0), **_by_factor(cp, own)}
+    b = {g: np.zeros_like(z) for g, z in zz.items()}
+    ratio = {g: np.full((len(z), 1), 0.2) for g, z in zz.items()}
+    total = cp.W.tail[-1, -1] + (y**2).sum()
+    for _ in range(_ROUNDS):
+        for _ in range(_SWEEPS):
+            for g in b:
+                b_rest = np.concatenate([b[h].ravel() for h, _ in cp.others])
+                e = (
+                    y
+                    - np.einsum("abl,bl->al", cp.R, b[cp.first])
+                    - np.stack([rest.apply(v, b_rest[None])[0] for v in rest.values])
+                )
+                left = blocks.matmul(cp.R, e) if g == cp.first else _by_factor(cp, W_y + of_rest(e) - W @ b_rest)[g]
+                b[g] = (left + zz[g] * b[g]) / (zz[g] + 1 / ratio[g])
+        variance = max(total - sum(np.vdot(b[g], Zy[g]) for g in b), 1e-6 * total) / cp.n
+        for g, z in zz.items():
+            known = (z / (z + 1 / ratio[g])).sum(axis=1, keepdims=True)
+            ratio[g] = np.clip((b[g] ** 2).sum(axis=1, keepdims=True) / np.maximum(known, 1e-300) / variance, 1e-4, 1e4)
+    return [ratio[g][:, 0] for g in range(len(ratio))]
+
+
+def _by_factor(cp: CrossProducts, values: np.ndarray) -> dict[int, np.ndarray]:
+    """Values of the rest (q,) as (k, levels) of each of its grouping factors."""
+    return {g: values[place].reshape(cp.templates[g].k, -1) for g, place in cp.others}

@@ -1,0 +1,150 @@
+"""Nested factors eliminated one after the other: the same numbers as one dense system of all of them, and as n × n matrices."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from random_models import complex_step_gradient, dense_criterion, random_theta
+from test_effects import dense
+
+from lmmlite import Criterion, build_design, crossproducts, lmer, parse_formula
+from lmmlite.diagnostics import group_residuals
+from lmmlite.effects import JointErrors
+from lmmlite.inference.replicates import Responses
+
+FORMULAS = [
+    "y ~ x + (1 | a/b/c)",
+    "y ~ x + (1 | a) + (x | b) + (1 | c) + (1 | item)",
+    "y ~ 1 + (x || a) + (x | b) + (x | c)",
+    "y ~ x + (1 | c) + (x | b) + (x || item)",
+]
+
+
+def nested_data(seed=0, n=240):
+    rng = np.random.default_rng(seed)
+    c = rng.integers(0, 48, n)
+    a, b, item = c // 12, c // 4, rng.integers(0, 4, n)
+    data = pd.DataFrame({"a": a, "b": b, "c": c, "item": item, "x": rng.normal(0.3, 1, n), "w": rng.uniform(0.5, 2, n)})
+    slope = 0.5 + rng.normal(0, 1, 4)[a] + rng.normal(0, 1, 12)[b] + rng.normal(0, 1, 48)[c] + rng.normal(0, 1, 4)[item]
+    effects = rng.normal(0, 2, 4)[a] + rng.normal(0, 1.5, 12)[b] + rng.normal(0, 1, 48)[c] + rng.normal(0, 1, 4)[item]
+    return data.assign(y=1 + slope * data["x"] + effects + rng.normal(0, 0.7, n))
+
+
+@pytest.fixture
+def chained(monkeypatch):
+    """Call with True or False: whether nested factors are eliminated level by level."""
+    return lambda yes: monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_CHAINED", 1 if yes else np.inf)
+
+
+models = pytest.mark.parametrize(("formula", "reml"), [(f, reml) for f in FORMULAS for reml in (True, False)])
+
+
+@models
+def test_criterion(chained, formula, reml):
+    """Value, gradient and Hessian against n × n matrices and complex steps."""
+    chained(True)
+    design = build_design(parse_formula(formula), nested_data(), weights="w")
+    criterion = Criterion(crossproducts(design), reml)
+    assert len(criterion.cp.chain.factors) > 1
+    theta = random_theta(criterion, np.random.default_rng(1))
+    at = criterion.evaluate(theta, 2)
+    assert at.value == pytest.approx(dense_criterion(design, theta, reml), rel=1e-12)
+    gradient = complex_step_gradient(design, theta, reml)
+    assert np.abs(at.gradient - gradient).max() <= 1e-10 * np.abs(gradient).max()
+    for j in range(len(theta)):
+        h = 1e-3 * np.eye(len(theta))[j]
+        g = {i: criterion.evaluate(theta + i * h, 1).gradient for i in (-2, -1, 1, 2)}
+        column = (8 * (g[1] - g[-1]) - (g[2] - g[-2])) / 0.012
+        assert np.abs(at.hessian[j] - column).max() <= 1e-7 * np.abs(at.hessian).max()
+
+
+@models
+@pytest.mark.filterwarnings("ignore:The fit is singular")
+def test_whole_fit(chained, formula, reml):
+    """Whatever a fit tells, against the fit with one dense system."""
+    data, rng = nested_data(1), np.random.default_rng(2)
+    new = data.iloc[:12].assign(
+        b=np.repeat([0, 11, 77], 4), a=np.tile([0, 1, 2], 4)
+    )  # classes in other schools, new ones
+    y = data["y"].to_numpy() + rng.normal(0, 1, len(data))
+    told = []
+    for yes in (True, False):
+        chained(yes)
+        fit = lmer(formula, data, reml=reml, weights="w", start=None if not told else told[0]["theta"])
+        assert (len(fit._cp.chain.factors) > 1) == yes
+        e = fit.satterthwaite
+        numbers = {
+            "theta": fit.theta,
+            "criterion": fit.criterion,
+            "vcov": fit.vcov,
+            "satterthwaite": e.A @ np.einsum("ipp->ip", e.gradient),
+            "fitted": fit.predict(interval="prediction"),
+            "new": fit.predict(new, new_levels="population", interval="confidence"),
+            "some": fit.predict(random=list(fit.ranef())[-1:], interval="prediction"),
+            "leverage": fit.leverage(),
+            "edf": fit.conditional_aic(),
+            "refit": Responses(fit).refit(y).criterion,
+            "refit anew": lmer(formula, data.assign(y=y), reml=reml, weights="w").criterion,
+        }
+        numbers |= {f"ranef {g}": b for g, b in fit.ranef().items()}
+        numbers |= {f"cov {g}": fit.ranef_cov(g) for g in fit.ranef()}
+        numbers |= {f"residuals {g}": r for g, r in group_residuals(fit).items()}
+        if reml:
+            numbers |= {f"kr {i}": part for i, part in enumerate(fit.kenward_roger)}
+        told.append(numbers)
+    for name, value in told[0].items():
+        expected = np.asarray(told[1][name])
+        largest = np.nanmax(np.abs(expected))
+        assert np.allclose(value, expected, rtol=0, atol=1e-6 * largest, equal_nan=True), name
+    assert told[0]["refit"] == pytest.approx(told[0]["refit anew"], abs=1e-8)
+
+
+def test_profile(chained):
+    """Of a fixed effect (held by a change of basis) and of an SD."""
+    data = nested_data(2)
+    ends = []
+    for yes in (True, False):
+        chained(yes)
+        ends.append(lmer("y ~ x + (1 | a/b/c)", data).profile(["x", "sd_Intercept|a:b:c"]).confint().to_numpy())
+    assert np.allclose(ends[0], ends[1], rtol=1e-5)
+
+
+def test_joint_draws(chained):
+    """Their covariance against that of n × n matrices."""
+    chained(True)
+    fit = lmer(FORMULAS[1], nested_data(3))
+    n, C = 40_000, dense(fit).C
+    whole = np.empty((len(C), n))
+    starts = np.cumsum([0, *(fit._cp.sizes[g] * t.k for g, t in enumerate(fit._cp.templates))]) + len(fit.fixef)
+    for g, levels, errors in JointErrors(fit).draws(n, np.random.default_rng(4)):
+        if g < 0:
+            whole[: len(errors)] = errors
+        else:
+            k = errors.shape[1]
+            place = starts[g] + np.arange(fit._cp.sizes[g])[levels][:, None] * k + np.arange(k)
+            whole[place] = errors
+    scale = np.sqrt(np.diag(C) / fit.sigma**2)
+    error = (np.cov(whole) - C / fit.sigma**2) / np.outer(scale, scale)
+    assert np.abs(error).max() < 6 / np.sqrt(n)
+
+
+def test_many_levels(monkeypatch):
+    """Memory does not grow with the square of their number: nothing dense of more than [X y] is left."""
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 50)
+    rng = np.random.default_rng(5)
+    c = np.arange(20_000) % 4000
+    data = pd.DataFrame({"a": c // 40, "b": c // 8, "c": c, "x": rng.normal(size=20_000)})
+    effects = rng.normal(size=100)[data["a"]] + rng.normal(size=500)[data["b"]] + rng.normal(size=4000)[c]
+    fit = lmer("y ~ x + (1 | a) + (1 | b) + (1 | c)", data.assign(y=effects + rng.normal(size=20_000)))
+    assert fit._cp.W.tail.shape == (3, 3)
+    assert np.allclose(fit.varcorr["variance"], 1, atol=0.35)
+    assert fit.converged
+
+
+def test_levels_of_one_factor_in_two_of_the_next(chained):
+    """Nearly nested is crossed: no chain."""
+    chained(True)
+    data = nested_data(6)
+    data.loc[0, "b"] = 11 - data.loc[0, "b"]
+    assert len(lmer("y ~ x + (1 | b) + (1 | c)", data)._cp.chain.factors) == 1
