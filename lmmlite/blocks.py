@@ -181,17 +181,15 @@ class SparseRows:
         return M[..., self.indices]
 
     def gram(self, U: np.ndarray, V: np.ndarray) -> np.ndarray:
-        rare = self._split[2]
         D, S = self._parts(U)
         E, T = (D, S) if V is U else self._parts(V)
-        out = np.zeros((self.q, self.q))
-        out[np.ix_(self.popular, self.popular)] = _gram(D, E)
-        cross = S @ np.ascontiguousarray(E.T)
-        out[np.ix_(rare, self.popular)] = cross
-        out[np.ix_(self.popular, rare)] = (cross if V is U else T @ np.ascontiguousarray(D.T)).T
-        both = (S @ T.T).tocoo()
-        out[rare[both.row], rare[both.col]] = both.data
-        return out
+        n, out = len(self.popular), np.empty((self.q, self.q))  # popular rows first
+        out[:n, :n] = _gram(D, E)
+        out[n:, :n] = S @ np.ascontiguousarray(E.T)
+        out[:n, n:] = (out[n:, :n] if V is U else T @ np.ascontiguousarray(D.T)).T
+        out[n:, n:] = (S @ T.T).toarray()
+        place = np.argsort(np.concatenate([self.popular, self._split[2]]))
+        return out[np.ix_(place, place)]
 
     def cross(self, U: np.ndarray, D: np.ndarray) -> np.ndarray:
         return self._csr(U) @ np.ascontiguousarray(D.T)

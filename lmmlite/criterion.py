@@ -119,9 +119,10 @@ class Derivatives:
     @cached_property
     def half(self) -> np.ndarray:
         """ΛG for P, or for V⁻¹ (β known) by ML: (c, c)."""
-        G, q = self.s.G, self.cp.rest.q
-        if not self.criterion.reml and self.cp.p:
-            G = G - G[:, q:] @ np.linalg.solve(G[q:, q:], G[q:])
+        known = not self.criterion.reml
+        G = self.s.inverse(known)
+        if known:
+            G = np.asfortranarray(np.pad(G, (0, self.cp.p)))
         return self.s.scale(G, transpose=True)
 
     @cached_property

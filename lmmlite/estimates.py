@@ -22,7 +22,7 @@ def fixed_effects(s: Solution) -> tuple[np.ndarray, np.ndarray]:
     """β̂ = (X'V⁻¹X)⁻¹X'V⁻¹y and (X'V⁻¹X)⁻¹, V for σ = 1."""
     basis, q = s.cp.basis, s.cp.rest.q
     beta = basis.beta + basis.scale * basis.to_user @ s.coefficients[q:]
-    return beta, basis.to_user @ s.G[q:, q:] @ basis.to_user.T
+    return beta, basis.to_user @ s.beta_covariance @ basis.to_user.T
 
 
 def factors(criterion: Criterion, theta: np.ndarray) -> list[np.ndarray]:
@@ -43,9 +43,7 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
     """Var(b | y, β) = σ²Λ(Λ'Z'ZΛ + I)⁻¹Λ' of each grouping factor, its diagonal blocks (levels, k, k) (Bates et al. eq. 56)."""
     cp, s = criterion.cp, e.solution
     variance, q = sigma(criterion, s) ** 2, cp.rest.q
-    G = s.G[:q, :q]
-    if cp.p:
-        G = G - s.G[:q, q:] @ np.linalg.solve(s.G[q:, q:], s.G[q:, :q])  # β known
+    G = s.inverse(known_beta=True)
     out: list[np.ndarray] = [np.empty(0)] * len(cp.templates)
     for g, T in enumerate(factors(criterion, e.theta)):
         S = np.linalg.solve(criterion.maps[g], s.T[g])  # the rotation of T in which u stands

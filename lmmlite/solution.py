@@ -99,20 +99,34 @@ class Solution:
         """Λ'A, or ΛA with ``transpose``, for the rows of Z_r in A (c, …); the rows of X stay."""
         out, q = np.empty_like(A), self.cp.rest.q  # in the order of A: a transposed copy of a large matrix is slow
         out[q:] = A[q:]
+        by_columns = A.ndim == 2 and A.flags.f_contiguous
         for g, place in self.cp.others:
             T = self.T[g] if transpose else self.T[g].T
             if len(T) == 1:
                 np.multiply(A[place], T[0, 0], out=out[place])
+            elif by_columns:
+                shape = (A.shape[1], len(T), -1)
+                np.matmul(T, A.T[:, place].reshape(shape), out=out.T[:, place].reshape(shape))
             else:
                 out[place] = (T @ A[place].reshape(len(T), -1)).reshape(A[place].shape)
         return out
 
+    def inverse(self, known_beta: bool = False) -> np.ndarray:
+        """Q⁻¹, or that of its Z_r block with β known: made anew each time, since a large one is better not kept."""
+        c = self.cp.rest.q if known_beta else len(self.L)
+        return blocks.symmetric(lapack.dpotri(self.L[:c, :c], lower=1)[0]) if c else np.empty((0, 0))
+
     @cached_property
     def G(self) -> np.ndarray:
         """Q⁻¹, (c, c): the covariance of (u_r − û_r, β̂ − β) over σ²."""
-        if not len(self.L):
-            return self.L
-        return blocks.symmetric(lapack.dpotri(self.L, lower=1)[0])
+        return self.inverse()
+
+    @cached_property
+    def beta_covariance(self) -> np.ndarray:
+        """(X'V⁻¹X)⁻¹, (p, p), X in the orthonormal basis."""
+        q = self.cp.rest.q
+        half = np.linalg.inv(self.L[q:, q:])
+        return half.T @ half
 
     @cached_property
     def K(self) -> np.ndarray:
@@ -137,8 +151,9 @@ class Solution:
         """Z'V⁻¹X of each grouping factor, X in the orthonormal basis, (k, p, levels)."""
         cp, q = self.cp, self.cp.rest.q
         B = np.zeros((q, cp.p))
-        if cp.p:  # coefficients of X on Z_r in the metric V₁⁻¹, shrunk
-            B = -self.scale(self.G, transpose=True)[:q, q:] @ np.linalg.inv(self.G[q:, q:])
+        if q and cp.p:  # coefficients of X on Z_r in the metric V₁⁻¹, shrunk
+            half = lapack.dtrtrs(self.L[:q, :q], self.L[q:, :q].T, lower=1, trans=1)[0]
+            B = self.scale(np.vstack([half, np.zeros((cp.p, cp.p))]), transpose=True)[:q]
         return [U for _, U in sorted(self._weighted(np.eye(cp.p + 1)[:, :-1], B).items())]
 
     def _weighted(self, M: np.ndarray, b: np.ndarray) -> dict[int, np.ndarray]:

@@ -73,7 +73,7 @@ def satterthwaite(criterion: Criterion, at: Evaluation) -> Satterthwaite:
             "The fit is singular: the degrees of freedom take the variances at zero as known, so they may be too large.",
             stacklevel=2,
         )
-    C = s.G[s.cp.rest.q :, s.cp.rest.q :]
+    C = s.beta_covariance
     dC = np.concatenate([sigma2 * C @ _spread(s.U, D, order) @ C, 2 * np.sqrt(sigma2) * C[None]])
     gradient = basis.scale**2 * basis.to_user @ dC[free] @ basis.to_user.T
     return Satterthwaite(2 * np.linalg.inv(H[np.ix_(free, free)]), gradient)
@@ -98,9 +98,9 @@ def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
         E, T = template.directions(), template.factor(theta)
         G.append(B @ np.maximum(E, E.swapaxes(1, 2)) @ B.T)
         gamma.append((T @ T.T)[template.rows, template.cols])
-    order, p, q, m = _order(criterion), cp.p, cp.rest.q, criterion.size
+    order, p, m = _order(criterion), cp.p, criterion.size
     g = np.concatenate(gamma)[order]
-    C = s.G[q:, q:]  # (X'V⁻¹X)⁻¹
+    C = s.beta_covariance
     trace = np.concatenate([np.einsum("iab,ab->i", d, n) for d, n in zip(G, N.traces(), strict=True)])[order]  # tr(PGᵣ)
     t = np.empty((m + 1, m + 1))  # tr(PGᵣPGₛ); the last is G₀ = W⁻¹ = V − ΣᵣγᵣGᵣ
     t[:m, :m] = N.products(G)
