@@ -22,7 +22,7 @@ import pandas as pd
 
 from benchmarks import growth
 from benchmarks.cases import CASES, Case
-from benchmarks.programs import BYTES, PROGRAMS, SECONDS, THREADS, run
+from benchmarks.programs import BYTES, PROGRAMS, SECONDS, SECONDS_LAW, THREADS, run
 
 HERE = Path(__file__).parent
 LARGE = 50_000  # rows, from which on memory is reported
@@ -86,7 +86,7 @@ def report(results: dict) -> str:
         "",
         f"The REML criterion of lmmlite is nowhere more than {above:.1e} above that of any other program.",
         "",
-        f"Each program had {SECONDS} s for a case, all repeats and the making or reading of the data included, and "
+        f"Each program had {SECONDS} s for a case ({SECONDS_LAW} s for one of a growth law), all repeats and the making or reading of the data included, and "
         f"{BYTES >> 30} GB.  Dashes:",
         "",
         *(f"- {program}, {reason}: {'; '.join(names)}." for (program, reason), names in reasons.items()),

@@ -167,6 +167,12 @@ LAWS: dict[str, dict[int, Case]] = {
         lambda q: movielens(200_000, 4000, q),
         lambda _: "y ~ 1 + (1 | user) + (1 | movie)",
     ),
+    "levels, three nested factors (1e6 rows; a tenth and a hundredth as many above)": _law(
+        "nested",
+        (2000, 20_000, 200_000),
+        lambda q: nested(10**6, a=q // 100, b=q // 10, c=q),
+        lambda _: "y ~ x + (1 | a) + (1 | b) + (1 | c)",
+    ),
     "coefficients per group, k (2e5 rows, 2,000 groups)": _law(
         "coefficients", (1, 2, 4, 8, 16), coefficients, lambda k: f"y ~ {sum_of_x(k)} + ({sum_of_x(k)} | g)"
     ),

@@ -29,6 +29,7 @@ from lmmlite import lmer, parse_formula
 
 HERE = Path(__file__).parent
 SECONDS = 120  # for one program on one case: making or reading the data, warming up, all repeats
+SECONDS_LAW = 60  # the same for a case of a growth law
 BYTES = 12 * 2**30  # of address space
 PATIENCE = 20  # seconds: a fit is repeated, and another setting tried, only as far as this lasts
 THREADS = os.environ.get("OMP_NUM_THREADS", "1")
@@ -197,6 +198,7 @@ def run_here(program: str, case: Case) -> dict[str, Any]:
 
 def run(program: str, case: Case) -> dict[str, Any]:
     """One program on one case; ``{"failed": reason}`` where it has no result."""
+    limit = SECONDS_LAW if case.name.startswith("law") else SECONDS
     with tempfile.TemporaryDirectory() as folder:
         if program == "lme4":
             command = ["Rscript", str(HERE / "lme4_times.R"), write_for_r(case, Path(folder))]
@@ -207,12 +209,12 @@ def run(program: str, case: Case) -> dict[str, Any]:
                 command,
                 capture_output=True,
                 text=True,
-                timeout=SECONDS,
+                timeout=limit,
                 env=os.environ | ENVIRONMENT,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES)),
             )
         except subprocess.TimeoutExpired:
-            return {"failed": f"over {SECONDS} s"}
+            return {"failed": f"over {limit} s"}
     if done.returncode:
         if any(words in done.stderr for words in ("MemoryError", "memory allocation", "cannot allocate")):
             return {"failed": f"over {BYTES >> 30} GB"}

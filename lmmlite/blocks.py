@@ -38,7 +38,7 @@ def cholesky(A: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
 def forward(C: np.ndarray, B: np.ndarray) -> np.ndarray:
     """C⁻¹B for lower-triangular C (k, k, …) and B (k, …) that broadcasts with it; rows with a zero pivot become zero."""
     X = np.empty_like(B)
-    for j in range(len(C)):
+    for j in range(len(C) if B.size else 0):
         s = B[j]
         for i in range(j):
             s = s - C[j, i] * X[i]
@@ -50,7 +50,7 @@ def forward(C: np.ndarray, B: np.ndarray) -> np.ndarray:
 def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A'B for each level: A (k, m, L), B (k, …, L) -> (m, …, L)."""
     out = np.empty((A.shape[1], *B.shape[1:]))
-    for j in range(A.shape[1]):
+    for j in range(A.shape[1] if out.size else 0):
         out[j] = sum(A[i, j] * B[i] for i in range(len(A)))
     return out
 

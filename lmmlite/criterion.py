@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from lmmlite import blocks
 from lmmlite.chain import by_parent
@@ -132,17 +132,22 @@ class Derivatives:
 
     @cached_property
     def J(self) -> dict[tuple[int, int], np.ndarray]:
-        """Σ_l b_la b_lb' with b_l = [Z_r X]'V₁⁻¹Z_l of the first grouping factor, (c, c) for a ≥ b."""
-        rest, q, p = self.cp.rest, self.cp.rest.q, self.cp.p
-        _, b_rest, b_X = self.s.b
+        """Σ_l b_la b_lb' with b_l = [Z_r X]'V₁⁻¹Z_l of the first grouping factor, (c, c)."""
+        return self._outer(np.ones(self.s.K.shape[2]))
+
+    def _outer(self, weights: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+        """Σ_l weight_l b_la b_lb', (c, c)."""
+        kind, q, p = self.cp.rest, self.cp.rest.q, self.cp.p
+        _, rest, X = self.s.b
         J = {}
-        for a in range(len(b_X)):
+        for a in range(len(X)):
+            of_rest, of_X = (rest[a], X[a]) if (weights == 1).all() else (rest[a] * kind.at(weights), X[a] * weights)
             for b in range(a + 1):
                 J[a, b] = np.empty((q + p, q + p))
-                J[a, b][:q, :q] = rest.gram(b_rest[a], b_rest[b])
-                J[a, b][:q, q:] = rest.cross(b_rest[a], b_X[b])
-                J[a, b][q:, :q] = rest.cross(b_rest[b], b_X[a]).T
-                J[a, b][q:, q:] = b_X[a] @ b_X[b].T
+                J[a, b][:q, :q] = kind.gram(of_rest, rest[b])
+                J[a, b][:q, q:] = kind.cross(of_rest, X[b])
+                J[a, b][q:, :q] = kind.cross(rest[b], of_X).T
+                J[a, b][q:, q:] = of_X @ X[b].T
                 J[b, a] = J[a, b].T
         return J
 
@@ -161,15 +166,13 @@ class Derivatives:
         N[cp.first] = N[cp.first] - np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
-            T, shape = s.T[g], (len(s.T[g]), cp.sizes[g], -1)
+            T, k = s.T[g], len(s.T[g])
+            rows = np.ascontiguousarray(S[place]).reshape(k, -1)
             if np.linalg.cond(T) < 1e6:  # N Λ = S ΛG loses no digits, however large Λ
-                N[g] = np.einsum(
-                    "alc,blc->ab", S[place].reshape(shape), self.half.T[place].reshape(shape)
-                ) @ np.linalg.inv(T)
+                N[g] = rows @ self.half.T[place].reshape(k, -1).T @ np.linalg.inv(T)
             else:
-                own = s.S[place, place].reshape(len(T), cp.sizes[g], len(T), cp.sizes[g])
-                taken = np.einsum("alc,blc->ab", (S[place] @ self.G).reshape(shape), S[place].reshape(shape))
-                N[g] = np.einsum("albl->ab", own) - taken
+                own = s.S[place, place].reshape(k, cp.sizes[g], k, cp.sizes[g])
+                N[g] = np.einsum("albl->ab", own) - (S[place] @ self.G).reshape(k, -1) @ rows.T
         return N
 
     def directions(self) -> list[np.ndarray]:
@@ -215,12 +218,10 @@ class Derivatives:
             f, start, stop = t.cp.first, stop, stop + sizes[t.cp.first]
             h = blocks.forward(t.cp.R.swapaxes(0, 1), above[f][:, :start])  # columns of the factors before, and its own
             a = blocks.forward(t.C, np.concatenate([h, np.einsum("xbl,ibl->xil", t.cp.R, g[f])], axis=1))
-            for sign, x, nested, rest, d in (
-                (1, a, t.nested, t.rest, t.d),
-                (-1, h, t.cp.nested, t.cp.rest.values, t.cp.Rd),
-            ):
+            by = [(1, a, t.nested, t.rest, t.d), (-1, h, t.cp.nested, t.cp.rest.values, t.cp.Rd)]
+            for sign, x, nested, rest, d in by[: 1 + (start > 0)]:
                 n = x.shape[1]
-                squares[:n, :n] += sign * np.einsum("xil,xjl->ij", x, x)
+                squares[:n, :n] += sign * sum(blas.dgemm(1.0, v.T, v.T, trans_a=True) for v in x)
                 for up, place, parent in t.cp.above:
                     above[up][:, :n] += sign * by_parent(parent, nested[:, place], x, t.cp.sizes[up])
                 for u, v, e in zip(rest, d, x, strict=True):
@@ -247,44 +248,44 @@ class Derivatives:
 
     def squares(self, g: int, h: int) -> np.ndarray:
         """Σ_lm N_lm[a,b] N_lm[c,d] over the levels of two grouping factors: (k_g, k_h, k_g, k_h), indices a, b, c, d."""
-        cp, first = self.cp, self.cp.first
+        first = self.cp.first
         if self.s.inner:
             return self._slopes(h)[g]
         if g == h == first:
             k, K = len(self.s.K), self.s.K
-            b = np.concatenate([[cp.rest.dense(u) for u in self.s.b[1]], self.s.b[2]], axis=1)
-            B = np.einsum("acl,bcl->abl", b, np.einsum("cd,bdl->bcl", self.G, b, optimize=True), optimize=True)
-            GJ = np.array([[self.G @ self.J[a, b] for b in range(k)] for a in range(k)])
-            cross = np.einsum("abl,cdl->abcd", K, B)
+            cross, GJ = np.empty((k, k, k, k)), np.empty((k, k, *self.G.shape))
+            for a, b in np.ndindex(k, k):
+                GJ[a, b] = self.G @ self.J[a, b]
+                if b <= a:
+                    for (c, d), KJ in self._outer(K[a, b]).items():
+                        cross[a, b, c, d] = cross[b, a, c, d] = np.vdot(self.G, KJ)
             between = np.einsum("bdst,cats->abcd", GJ, GJ, optimize=True)
             return np.einsum("abl,cdl->abcd", K, K) - cross - cross.transpose(2, 3, 0, 1) + between
-        N = self.N_rest if first not in (g, h) else self.N_first
-        shape = {o: (len(self.s.T[o]), cp.sizes[o]) for o in (g, h)}
-        place = dict(cp.others)
-        rows = slice(None) if g == first else place.get(g)
-        if first in (g, h):
-            N = N[:, place[h if g == first else g]].reshape(*shape[first], *shape[h if g == first else g])
-            N = N if g == first else N.transpose(2, 3, 0, 1)
-        else:
-            N = N[rows, place[h]].reshape(*shape[g], *shape[h])
-        flat = N.transpose(0, 2, 1, 3).reshape(shape[g][0] * shape[h][0], -1)
-        return (flat @ flat.T).reshape(shape[g][0], shape[h][0], shape[g][0], shape[h][0])
+        if h == first:
+            return self.squares(h, g).transpose(1, 0, 3, 2)
+        place, k, L = dict(self.cp.others), len(self.s.T[h]), self.cp.sizes[h]
+        if g == first:  # N_lm = b_l'A_m
+            A = self._A[:, place[h]]
+            out = np.empty((len(self.s.K), k, len(self.s.K), k))
+            for a, c in np.ndindex(len(self.s.K), len(self.s.K)):
+                JA = (self.J[a, c] @ A).reshape(-1, k, L)
+                out[a, :, c] = np.einsum("xbl,xdl->bd", A.reshape(-1, k, L), JA)
+            return out
+        N = self.N_rest[place[g], place[h]].reshape(len(self.s.T[g]), self.cp.sizes[g], k, L).transpose(0, 2, 1, 3)
+        flat = N.reshape(len(N) * k, -1)
+        return (flat @ flat.T).reshape(len(N), k, len(N), k)
 
     @cached_property
     def N_rest(self) -> np.ndarray:
         """Z_r'PZ_r, (q, q)."""
         q, c = self.cp.rest.q, len(self.s.coefficients)
-        S = self.s.S[:q, :c]
-        return S[:, :q] - S @ self.G @ S.T
+        return self.s.S[:q, :c] @ self._A
 
     @cached_property
-    def N_first(self) -> np.ndarray:
-        """Z₁'PZ_r, (k·L, q)."""
-        cp, s, q, c = self.cp, self.s, self.cp.rest.q, len(self.s.coefficients)
-        b_rest = np.stack([cp.rest.dense(u) for u in s.b[1]])  # (k, q, L)
-        b = np.concatenate([b_rest, s.b[2]], axis=1)
-        GS = self.G @ s.S[:c, :q]
-        return np.concatenate([r.T - x.T @ GS for r, x in zip(b_rest, b, strict=True)])
+    def _A(self) -> np.ndarray:
+        """A with Z_l'PZ_r = b_l'A for each level l of the first grouping factor, (c, q)."""
+        q, c = self.cp.rest.q, len(self.s.coefficients)
+        return np.eye(c, q) - self.G @ self.s.S[:c, :q]
 
     def _slopes(self, h: int) -> list[np.ndarray]:
         """`squares` of each grouping factor with h by differences: Σ_lm N_lm D N_ml = −dN/dD, N at TT' + tD for t = 0, ε, 2ε, 3ε.

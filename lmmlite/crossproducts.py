@@ -253,8 +253,12 @@ class Sums:
             if wide[g] >= _CHAINED and np.bincount(level).max() == 1:
                 chain.append(g)
         left = [g for g in self._others if g not in chain]
-        if sum(wide[g] for g in left) * wide[self._first] > _WRITTEN_OUT:
-            chain, left = chain[:1], self._others
+        q = sum(wide[g] for g in left)
+        if q > sum(wide[g] for g in chain[1:]) or q * wide[self._first] > _WRITTEN_OUT:
+            chain, left = (
+                chain[:1],
+                self._others,
+            )  # the rest, written out for each level, would cost more than the chain saves
         parents = tuple(tuple(self._parents(g, above) for above in chain[i + 1 :]) for i, g in enumerate(chain))
         stops = np.cumsum([wide[g] for g in left], dtype=int)
         places = tuple((g, slice(int(stop) - wide[g], int(stop))) for g, stop in zip(left, stops, strict=True))

@@ -7,27 +7,46 @@ block; where 𝒢 has a negative eigenvalue the search goes on along its eigenve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.linalg import eigh
 
 from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation
+from lmmlite.restarts import blocks, evaluated, is_singular, restarts, with_block
 from lmmlite.start import starting_theta
 
 _MAX_STEPS = 200
+_PATIENCE = 50  # steps of a search for something better
+_MANY_STEPS = 12  # of a search that was hard
 _DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 _FLAT = 1e-6  # that is still the optimum when no step lowers the criterion any further
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
-_MANY_STEPS = 12  # of a search that was hard
-_CLEAR = 20.0  # rise of the criterion without a block that leaves no doubt that it is needed
-_MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not looked for again
+_EPSILON = 2e-16  # relative error of a number; that of r² is as many parts of y'y
+_IDLE = 5  # steps that change the criterion by no more than its rounding, after which the search ends
+_LOST = 30.0  # times the average information's curvature: the exact one is lost in rounding, as happens where T is huge
+_SAME = 0.05  # relative difference of TT' by which a search counts as on its way to a minimum that is known
+_ANOTHER = 1e-3  # gain by which a second minimum is told from a better approximation of the first
+_UNKNOWN = 1e-3  # change of the criterion when the random effects are made much larger, below which it is called flat
+_HUGE = 1e6  # entry of a unitless T that, squared, leaves the residuals too few digits
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
+
+_FLAT_BLOCK = (
+    "The data cannot estimate the variances of a random term: however large they are, the criterion is the same. Do the fixed "
+    "effects already give each of its levels a mean (or a slope) of its own? Leave the one or the other out."
+)
+_NO_RESIDUAL = (
+    "The residual variance goes to zero: the larger the random effects are in units of it the better, or no worse, so that there is "
+    "no maximum of the likelihood. Fixed effects and groups together nearly reproduce the response; leave out random terms."
+)
+_DWARFED = (
+    "The random effects dwarf the residuals so that rounding leaves nothing to compute with. Pass a smaller start, or take a "
+    "known part out of the response (offset)."
+)
 
 
 @dataclass(frozen=True)
@@ -70,33 +89,40 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
     ----------
     criterion : Criterion
     start : (m,) array, optional
-        By default variances had without a search (`lmmlite.start`); then, where the first search was hard, some more.
+        By default variances had without a search (`lmmlite.start`); then, where the first search was hard, some more
+        (`lmmlite.restarts`), until none is better.
 
     Raises
     ------
     ValueError
-        Where the residual variance goes to zero or is lost in rounding: there is no maximum of the likelihood to be found.
+        Where the residual variance goes to zero or is lost in rounding, or a variance cannot be told from the rest of the
+        model: there is no maximum of the likelihood to be found.
     """
     inside = criterion.unitless()
     theta = starting_theta(criterion) if start is None else unitless(criterion, criterion.checked(start))
     try:
         best, converged, steps = _search(inside, theta)
     except FloatingPointError:
-        raise ValueError(
-            "The random effects dwarf the residuals so that rounding leaves nothing to compute with. Pass a smaller start, or take a "
-            "known part out of the response (offset)."
-        ) from None
-    for theta in (*_other_starts(inside, best.theta), *(_doubts(inside, best, steps) if start is None else ())):
-        try:
-            found, done, taken = _search(inside, theta, best.value if converged else np.inf)
-        except FloatingPointError:  # a start from which nothing can be computed
-            continue
-        gain = best.value - found.value
-        if gain > _NO_WORSE or (done and not converged and gain > -_NO_WORSE):
-            best, converged, steps = found, done, taken
+        raise ValueError(_DWARFED) from None
+    again = True
+    while again:
+        again = False
+        hard = not converged or len(steps) > _MANY_STEPS or any(0 < step["fraction"] < 1 for step in steps)
+        for theta in restarts(inside, best, hard, thorough=start is None):
+            try:
+                found, done, taken = _search(inside, theta, best if converged else None)
+            except FloatingPointError:  # a start from which nothing can be computed
+                continue
+            gain = best.value - found.value
+            if gain > _NO_WORSE or (done and not converged and gain > -_NO_WORSE):
+                best, converged, steps = found, done, taken
+                again |= gain > _ANOTHER
+    _check_identified(inside, best)
+    if not converged and np.abs(best.theta).max() > _HUGE:
+        raise ValueError(_DWARFED)
     message = "the Newton decrement is at rounding level" if converged else "no step lowers the criterion enough"
     return Optimum(
-        _in_users_units(criterion, best), tuple(steps), message, converged, _is_singular(criterion, best.theta)
+        _in_users_units(criterion, best), tuple(steps), message, converged, is_singular(criterion, best.theta)
     )
 
 
@@ -105,94 +131,54 @@ def resume(criterion: Criterion, theta: ArrayLike, message: str, converged: bool
     theta = criterion.checked(theta)
     found = criterion.unitless().evaluate(unitless(criterion, theta), 1)
     same = replace(_in_users_units(criterion, found), theta=theta)  # there and back again rounds
-    return Optimum(same, (), message, converged, _is_singular(criterion, found.theta))
+    return Optimum(same, (), message, converged, is_singular(criterion, found.theta))
 
 
-def _is_singular(criterion: Criterion, theta: np.ndarray) -> bool:
-    return any((np.abs(np.diag(t.factor(theta))) < 1e-4).any() for t in criterion.cp.templates)
+def _check_identified(criterion: Criterion, best: Evaluation) -> None:
+    """ValueError where the criterion is flat in the size of one block of T, or does not rise when all of T grows."""
+    assert best.hessian is not None
+    alone = [best.theta - with_block(t, best.theta, own, np.zeros((1, 1))) for _, t, own in blocks(criterion)]
+    for along, times, words in [*((one, 100.0, _FLAT_BLOCK) for one in alone), (best.theta, 3.0, _NO_RESIDUAL)]:
+        size = float(np.linalg.norm(along))
+        if not size or (size < 100 and along @ best.hessian @ along > 0.05 * min(1.0, size**2)):
+            continue
+        larger = evaluated(criterion, best.theta + (times * max(1.0, 1 / size) - 1) * along, 0)
+        if larger is not None and larger.value < best.value + _UNKNOWN:
+            raise ValueError(words)
 
 
-def _search(criterion: Criterion, theta: np.ndarray, rival: float = np.inf) -> tuple[Evaluation, bool, list[dict]]:
+def _search(
+    criterion: Criterion, theta: np.ndarray, rival: Evaluation | None = None
+) -> tuple[Evaluation, bool, list[dict]]:
     """Newton from one start, until the optimality conditions hold at singular blocks, too, or a rival will not be beaten."""
     steps: list[dict] = []
     escape: Evaluation | None = criterion.evaluate(theta, 1)
     while escape is not None:
         best, converged = _newton(criterion, escape, steps, rival)
-        if not best.value < rival:
+        if rival and not best.value < rival.value:
             return best, False, steps
         best = _reduce_rank(criterion, best, _NO_WORSE)
         escape = _escape(criterion, best)
     return best, converged, steps
 
 
-def _other_starts(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarray]:
-    """Second starts where one grouping factor has several terms whose columns are not orthogonal.
-
-    Terms such as (1 | g) + (0 + x | g) with x far from zero explain the same variation by one of them, by the other, or by two
-    large variances whose effects cancel at the mean of x: the criterion can have a minimum at each.
-    """
-    for t, M in zip(criterion.cp.templates, criterion.maps, strict=True):
-        if len(t.blocks) == 1 or np.allclose(M, np.diag(np.diag(M))):
-            continue
-        sizes = np.linalg.norm(t.factor(theta), axis=0)
-        largest = max(sizes.max(), 1.0)
-        shapes = [largest * np.linalg.norm(np.linalg.inv(M), axis=1)]
-        shapes += [np.where(np.arange(t.k) == j, largest, 0.1 * sizes) for j in np.flatnonzero(sizes == 0)]
-        for shape in shapes:
-            start, T = theta.copy(), np.diag(shape)
-            start[t.index] = T[t.rows, t.cols]
-            yield start
-
-
-def _doubts(criterion: Criterion, best: Evaluation, steps: list[dict]) -> Iterator[np.ndarray]:
-    """More starts, where the first search was hard or zero is a minimum, too.
-
-    With few groups that tell something the criterion can have one minimum with a block of T and another without it, or several
-    at which T is singular.
-    """
-    if max(criterion.cp.sizes) > _MANY_LEVELS:
-        return
-    hard = _is_singular(criterion, best.theta) or len(steps) > _MANY_STEPS or any(0 < s["fraction"] < 1 for s in steps)
-    for g, t in enumerate(criterion.cp.templates):
-        for start, stop in t.blocks:
-            own = slice(start, stop)
-            T = t.factor(best.theta)
-            if stop - start == 1 and not T[start, start]:
-                continue
-            T[own, own] = 0
-            theta = best.theta.copy()
-            theta[t.index] = T[t.rows, t.cols]
-            if hard or (
-                criterion.evaluate(theta).value < best.value + _CLEAR and _is_minimum(criterion, theta, g, own)
-            ):
-                yield theta
-    if hard:
-        one = to_theta(criterion.cp.templates, [np.eye(t.k) for t in criterion.cp.templates])
-        yield from (0.1 * one, 3.0 * one)
-        rng = np.random.default_rng(1)
-        yield from (size * rng.normal(size=len(one)) for size in (0.3, 2.0, 0.3, 2.0))
-
-
-def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> bool:
-    """Whether the criterion rises from a block of zeros on in all directions of the block."""
-    G = criterion.evaluate(theta, 1).G
-    assert G is not None
-    return bool(np.linalg.eigvalsh(G[g][own, own])[0] >= 0)
-
-
-def _newton(criterion: Criterion, now: Evaluation, steps: list[dict], rival: float) -> tuple[Evaluation, bool]:
+def _newton(
+    criterion: Criterion, now: Evaluation, steps: list[dict], rival: Evaluation | None
+) -> tuple[Evaluation, bool]:
     """Newton steps with floored eigenvalues, a cap on their length, and backtracking.
 
-    The cheap average-information Hessian serves until, near the optimum, a step brings less than it should; from then on the exact one.
+    The cheap average-information Hessian serves until, near the optimum, a step brings less than it should; from then on the exact one,
+    unless it is lost in rounding.
     """
-    order, last = 1, np.inf
-    for _ in range(_MAX_STEPS):
+    order, last, idle, trusted = 1, np.inf, 0, True
+    for _ in range(_PATIENCE if rival else _MAX_STEPS):
         assert now.gradient is not None
         assert now.hessian is not None
-        values, vectors = eigh(now.hessian)
+        unit = _lengths(criterion, now.theta)
+        values, vectors = np.linalg.eigh(now.hessian * np.outer(unit, unit))
         size = np.abs(values)
-        along = vectors.T @ now.gradient / np.maximum(size, max(1e-8 * size.max(), 1e-300))
-        step = -vectors @ along
+        along = vectors.T @ (unit * now.gradient) / np.maximum(size, max(1e-10 * size.max(), 1e-300))
+        step = -unit * (vectors @ along)
         decrement = float(-now.gradient @ step) / 2
         steps.append(
             {
@@ -206,37 +192,60 @@ def _newton(criterion: Criterion, now: Evaluation, steps: list[dict], rival: flo
         )
         if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
             return now, True
-        if decrement < 1e-3 and now.value - 2 * decrement > rival - _NO_WORSE:
+        if rival and _is_known(criterion, now, decrement, rival):
             return now, False
-        if order == 1 and last / _SLOW < decrement < 1:
-            order, now = 2, criterion.evaluate(now.theta, 2)
-            continue
+        if order == 1 and last / _SLOW < decrement < 1 and trusted:
+            exact = criterion.evaluate(now.theta, 2)
+            assert exact.hessian is not None
+            known, curvature = np.diag(now.hessian) * unit**2, np.diag(exact.hessian) * unit**2
+            trusted = bool(np.all(np.abs(curvature) <= _LOST * (np.abs(known) + 1)))
+            if trusted:
+                order, now = 2, exact
+                continue
         last = decrement
-        fraction = min(1.0, (1 + 2 * float(np.linalg.norm(now.theta))) / float(np.linalg.norm(step)))
-        rounding = 1e-12 * (abs(now.value) + 1)
+        fraction = min(1.0, (1 + 2 * float(np.linalg.norm(now.theta / unit))) / float(np.linalg.norm(step / unit)))
+        rounding = _rounding(criterion, now)
         while True:
-            new = _evaluated(criterion, now.theta + fraction * step, order)
+            new = evaluated(criterion, now.theta + fraction * step, order)
             if new is not None and new.value <= now.value - 1e-4 * fraction * decrement + rounding:
                 break
             fraction /= 3
             if fraction < 1e-10:
                 return _stopped(criterion, now, decrement)
         steps[-1]["fraction"] = fraction
+        idle = idle + 1 if new.value > now.value - rounding else 0
         now = _reduce_rank(criterion, new, 0.0, order) if decrement < 1 else new
         if now.solution.r2 < 1e-13 * criterion.cp.n:
             raise ValueError(
                 "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
                 "there is no maximum of the likelihood. Is the response constant within the groups?"
             )
+        if idle > _IDLE:
+            break
     return _stopped(criterion, now, decrement)
 
 
-def _evaluated(criterion: Criterion, theta: np.ndarray, order: int) -> Evaluation | None:
-    """None where θ is so large that the normal equations are lost in rounding."""
-    try:
-        return criterion.evaluate(theta, order)
-    except FloatingPointError:
-        return None
+def _lengths(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
+    """For each entry of θ the length of its row of T, at least about 1: what a change of large variances is measured by."""
+    lengths = np.empty(len(theta))
+    for t in criterion.cp.templates:
+        lengths[t.index] = np.sqrt(1 + (t.factor(theta) ** 2).sum(axis=1))[t.rows]
+    return lengths
+
+
+def _rounding(criterion: Criterion, now: Evaluation) -> float:
+    """About how well the criterion is known."""
+    return 1e-12 * (abs(now.value) + 1) + _EPSILON * criterion.nu * criterion.cp.n / now.solution.r2
+
+
+def _is_known(criterion: Criterion, now: Evaluation, decrement: float, rival: Evaluation) -> bool:
+    """Whether the search is about to end at the rival, or above it."""
+    if decrement < 1e-3 and now.value - 2 * decrement > rival.value - _NO_WORSE:
+        return True
+    T, R = ([t.factor(e.theta) for t in criterion.cp.templates] for e in (now, rival))
+    return decrement < 1 and all(
+        np.linalg.norm(a @ a.T - b @ b.T) <= _SAME * (0.1 + np.linalg.norm(b @ b.T)) for a, b in zip(T, R, strict=True)
+    )
 
 
 def _stopped(criterion: Criterion, now: Evaluation, decrement: float) -> tuple[Evaluation, bool]:
@@ -284,39 +293,29 @@ def _reduce_rank(criterion: Criterion, now: Evaluation, slack: float, order: int
     Newton would creep along the curved valley that ends in a singular T; on the valley's floor, with a column of zeros, it does
     not.  `_escape` brings a direction back that is missed.
     """
-    for t in criterion.cp.templates:
-        for start, stop in t.blocks:
-            own = slice(start, stop)
-            T = t.factor(now.theta)
-            U, sizes, _ = np.linalg.svd(T[own, own])
-            if not 0 < sizes[-1] < _SMALL:
-                continue
-            T[own, own] = canonical(U * np.where(sizes < 1.001 * sizes[-1], 0.0, sizes))
-            theta = now.theta.copy()
-            theta[t.index] = T[t.rows, t.cols]
-            new = criterion.evaluate(theta, order)
-            now = new if new.value <= now.value + slack else now
+    for _, t, own in blocks(criterion):
+        U, sizes, _ = np.linalg.svd(t.factor(now.theta)[own, own])
+        if not 0 < sizes[-1] < _SMALL:
+            continue
+        less = U * np.where(sizes < 1.001 * sizes[-1], 0.0, sizes)
+        new = criterion.evaluate(with_block(t, now.theta, own, less), order)
+        now = new if new.value <= now.value + slack else now
     return now
 
 
 def _escape(criterion: Criterion, now: Evaluation) -> Evaluation | None:
     """A better point along a negative eigenvector of 𝒢 in a singular block; None where the conditions hold."""
     assert now.G is not None
-    for g, t in enumerate(criterion.cp.templates):
-        for start, stop in t.blocks:
-            own = slice(start, stop)
-            T = t.factor(now.theta)
-            if np.all(np.diag(T)[own] != 0):
-                continue
-            values, vectors = np.linalg.eigh(now.G[g][own, own])
-            if values[0] >= -1e-9 * (np.abs(values).max() + 1):
-                continue
-            for length in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
-                changed = t.factor(now.theta)
-                changed[own, own] = canonical(np.column_stack([T[own, own], length * vectors[:, 0]]))
-                theta = now.theta.copy()
-                theta[t.index] = changed[t.rows, t.cols]
-                new = criterion.evaluate(theta, 1)
-                if new.value < now.value - _NO_WORSE:
-                    return new
+    for g, t, own in blocks(criterion):
+        T = t.factor(now.theta)[own, own]
+        if np.all(np.diag(T) != 0):
+            continue
+        values, vectors = np.linalg.eigh(now.G[g][own, own])
+        if values[0] >= -1e-9 * (np.abs(values).max() + 1):
+            continue
+        for length in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
+            more = np.column_stack([T, length * vectors[:, 0]])
+            new = criterion.evaluate(with_block(t, now.theta, own, more), 1)
+            if new.value < now.value - _NO_WORSE:
+                return new
     return None

@@ -17,7 +17,7 @@ _ROUNDS, _SWEEPS = 8, 2  # of backfitting: updates of the variances, and sweeps 
 def starting_theta(criterion: Criterion) -> np.ndarray:
     """A unitless θ, diagonal in every block."""
     cp = criterion.cp
-    ratios = moments(cp) if cp.rest.q <= _FEW_COLUMNS else backfitted(cp)
+    ratios = backfitted(cp) if cp.rest.q > _FEW_COLUMNS and not cp.above else moments(cp)
     return to_theta(cp.templates, [np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))) for ratio in ratios])
 
 
@@ -40,10 +40,11 @@ def _no_pooling_variance(cp: CrossProducts) -> float:
     W, c = cp.W.tail, len(cp.W.tail) - 1
     within = W[-1, -1]
     freedom = cp.n - np.count_nonzero(np.diagonal(cp.R))
-    values, vectors = np.linalg.eigh(W[:c, :c])
-    kept = values > 1e-9 * cp.n
-    within -= ((vectors[:, kept].T @ W[:c, -1]) ** 2 / values[kept]).sum()
-    freedom -= np.count_nonzero(kept)
+    if c <= _FEW_COLUMNS:
+        values, vectors = np.linalg.eigh(W[:c, :c])
+        kept = values > 1e-9 * cp.n
+        within -= ((vectors[:, kept].T @ W[:c, -1]) ** 2 / values[kept]).sum()
+        freedom -= np.count_nonzero(kept)
     return float(np.clip(within / freedom, 1e-6, 1.0)) if freedom > 0.1 * cp.n else 0.5
 
 

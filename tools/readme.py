@@ -30,7 +30,7 @@ def example_output(text: str) -> str:
 def timings() -> str:
     """Seconds of whole fits, from the last run of the benchmarks."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf8"))
-    peers = ("lmmlite", "lme4", "glmm", "statsmodels")
+    peers = ("lmmlite", "lme4", "glmm", "mixedlm-rs", "lme-python", "statsmodels")
     lines = ["| seconds | " + " | ".join(peers) + " |", "|---|" + "---|" * len(peers)]
     for name, case in results["cases"].items():
         lines.append(
