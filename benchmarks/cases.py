@@ -84,6 +84,17 @@ def nested(n: int, **levels: int) -> pd.DataFrame:
     return pd.DataFrame({"y": y, "x": x, **groups})
 
 
+def schools(count: int = 250, students: int = 400, teachers: int = 20, lessons: int = 5) -> pd.DataFrame:
+    """Students crossed with the teachers of their school."""
+    rng = np.random.default_rng(8)
+    student = np.repeat(np.arange(count * students), lessons)
+    school = student // students
+    teacher = school * teachers + rng.integers(0, teachers, len(student))
+    effects = rng.normal(size=count * students)[student] + 0.5 * rng.normal(size=count * teachers)[teacher]
+    y = effects + 0.4 * rng.normal(size=count)[school] + rng.normal(size=len(student))
+    return pd.DataFrame({"y": y, "student": student, "teacher": teacher, "school": school})
+
+
 def coefficients(k: int, n: int = 200_000, groups: int = 2000) -> pd.DataFrame:
     """``k`` coefficients that vary over groups: an intercept and the slopes of x1, x2, ..."""
     rng = np.random.default_rng(6)
@@ -140,6 +151,12 @@ CASES = [
         "nested, 1e6 rows, 200k/20k/2k",
         lambda: nested(10**6, a=2000, b=20_000, c=200_000),
         "y ~ x + (1 | a) + (1 | b) + (1 | c)",
+        3,
+    ),
+    Case(
+        "100,000 students x 5,000 teachers in 250 schools",
+        schools,
+        "y ~ 1 + (1 | student) + (1 | teacher) + (1 | school)",
         3,
     ),
 ]

@@ -113,8 +113,12 @@ class Derivatives:
 
     def __init__(self, criterion: Criterion, s: Solution):
         self.criterion, self.s, self.cp = criterion, s, s.cp
-        self.ww = [w @ w.T for w in s.w]
         self._known_slopes: dict[int, list[np.ndarray]] = {}
+
+    @cached_property
+    def ww(self) -> list[np.ndarray]:
+        """Σ_l w_l w_l' of each grouping factor, (k, k)."""
+        return [w @ w.T for w in self.s.w]
 
     @cached_property
     def half(self) -> np.ndarray:
@@ -153,17 +157,25 @@ class Derivatives:
 
     def traces(self) -> list[np.ndarray]:
         """Σ_l N_ll of each grouping factor, (k, k)."""
+        N, clusters = self._traces(), self.cp.clusters
+        if clusters.parts:
+            N |= clusters.blocks(N[clusters.number])
+        return [N[g] for g in range(len(self.s.T))]
+
+    def _traces(self) -> dict[int, np.ndarray]:
         cp, s, q = self.cp, self.s, self.cp.rest.q
         if s.inner:
-            N = Derivatives(self.criterion, s.inner).traces()
+            N = Derivatives(self.criterion, s.inner)._traces()
             nested, b_rest, b_X = s.b
-            above = {g: [(at, np.einsum("mal,ab->bml", nested[:, place], s.T[g]))] for g, place, at in cp.above}
+            above = {
+                g: [(at, np.einsum("mal,ab->bml", nested[:, place], cp.factor(s.T, g)))] for g, place, at in cp.above
+            }
             rest = s.scale(np.concatenate([b_rest, b_X], axis=1).swapaxes(0, 1))
             N[cp.first] = (s.K - s.inner.covariance(above, rest, not self.criterion.reml)).sum(axis=2)
             return N
-        N = [s.K.sum(axis=2)] * len(s.T)
         k = len(s.K)
-        N[cp.first] = N[cp.first] - np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
+        taken = np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
+        N = {cp.first: s.K.sum(axis=2) - taken}
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
             T, k = s.T[g], len(s.T[g])
@@ -209,32 +221,35 @@ class Derivatives:
     def gram(self, g: list[np.ndarray]) -> np.ndarray:
         """g'Z'PZg for columns g of random effects, (columns, k, levels) of each grouping factor; columns factor after factor."""
         s, q, c = self.s, self.cp.rest.q, len(self.s.coefficients)
-        sizes = {f: len(g[f]) for f in [*self.cp.chain.factors, *(f for f, _ in self.cp.others)]}
-        starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        m, stop = sum(sizes.values()), 0
+        clusters, of = self.cp.clusters, dict(enumerate(g))
+        if clusters.parts:
+            of[clusters.number] = clusters.columns(g)
+        order = [f for f in self.cp.chain.factors if f < len(g)] + [*clusters.parts, *(f for f, _ in self.cp.others)]
+        starts = dict(zip(order, np.cumsum([0, *(len(g[f]) for f in order)]), strict=False))
+        m, stop = sum(map(len, g)), 0
         squares, into = np.zeros((m, m)), np.zeros((c, m))  # into: [Z_r X]'V₁⁻¹Zg
-        above = {f: np.zeros((len(g[f][0]), m, g[f].shape[2])) for f in self.cp.chain.factors}
+        above = {f: np.zeros((of[f].shape[1], m, of[f].shape[2])) for f in self.cp.chain.factors}
         for t in s.stages:
-            f, start, stop = t.cp.first, stop, stop + sizes[t.cp.first]
+            f, start, stop = t.cp.first, stop, stop + len(of[t.cp.first])
             h = blocks.forward(t.cp.R.swapaxes(0, 1), above[f][:, :start])  # columns of the factors before, and its own
-            a = blocks.forward(t.C, np.concatenate([h, np.einsum("xbl,ibl->xil", t.cp.R, g[f])], axis=1))
+            a = blocks.forward(t.C, np.concatenate([h, np.einsum("xbl,ibl->xil", t.cp.R, of[f])], axis=1))
             by = [(1, a, t.nested, t.rest, t.d), (-1, h, t.cp.nested, t.cp.rest.values, t.cp.Rd)]
             for sign, x, nested, rest, d in by[: 1 + (start > 0)]:
                 n = x.shape[1]
                 squares[:n, :n] += sign * sum(blas.dgemm(1.0, v.T, v.T, trans_a=True) for v in x)
                 for up, place, parent in t.cp.above:
-                    above[up][:, :n] += sign * by_parent(parent, nested[:, place], x, t.cp.sizes[up])
+                    above[up][:, :n] += sign * by_parent(parent, nested[:, place], x, t.cp.levels(up))
                 for u, v, e in zip(rest, d, x, strict=True):
                     into[:q, :n] += sign * t.cp.rest.cross(u, e)
                     into[q:, :n] += sign * v[:-1] @ e.T
         b = np.zeros((q, m))
         for f, place in self.cp.others:
-            b[place, starts[f] : starts[f] + sizes[f]] = g[f].reshape(sizes[f], -1).T
+            b[place, starts[f] : starts[f] + len(g[f])] = g[f].reshape(len(g[f]), -1).T
         squares += b.T @ s.S[:q, :q] @ b + b.T @ into[:q] + into[:q].T @ b
         into += s.S[:c, :q] @ b
         half = lapack.dtrtrs(s.L, s.scale(into), lower=1)[0] if c else into
-        order = np.concatenate([starts[f] + np.arange(len(columns)) for f, columns in enumerate(g)])
-        return (squares - half.T @ half)[np.ix_(order, order)]
+        back = np.concatenate([starts[f] + np.arange(len(columns)) for f, columns in enumerate(g)])
+        return (squares - half.T @ half)[np.ix_(back, back)]
 
     def products(self, D: list[np.ndarray]) -> np.ndarray:
         """tr(PVᵢPVⱼ) (ML: tr(V⁻¹VᵢV⁻¹Vⱼ)), (m, m): Σ over levels l, m of tr(N_lm Dⱼ N_ml Dᵢ)."""
@@ -294,15 +309,13 @@ class Derivatives:
         """
         if h not in self._known_slopes:
             k, s = len(self.s.T[h]), self.s
-            K = next((t.K for t in s.stages if t.cp.first == h), None)
-            largest = np.abs(s.S).max() if K is None else np.trace(K).max()
-            epsilon = _STEP / largest
-            unit = np.eye(k)
-            along = {}
+            rest = np.diag(s.S)[: self.cp.rest.q]
+            epsilon = _STEP / max(rest.max(initial=0), *(np.diagonal(t.K).max() for t in s.stages))
+            unit, here, along = np.eye(k), self.traces(), {}
             for i, j in zip(*np.tril_indices(k), strict=True):
                 v = unit[i] + (unit[j] if j != i else 0)
-                N = []
-                for t in range(4):
+                N = [here]
+                for t in (1, 2, 3):
                     T = list(s.T)
                     T[h] = canonical(np.column_stack([T[h], np.sqrt(t * epsilon) * v]))
                     N.append(Derivatives(self.criterion, Solution(self.cp, T)).traces())

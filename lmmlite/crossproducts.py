@@ -18,7 +18,7 @@ from scipy.linalg import blas, null_space
 
 from lmmlite import blocks
 from lmmlite.basis import Basis, FixedRows, Scaled, scaled
-from lmmlite.chain import Chain, Products
+from lmmlite.chain import Chain, Clusters, Products, clusters_of
 from lmmlite.covariance import Template, templates
 from lmmlite.design import Design
 from lmmlite.table import compress
@@ -28,9 +28,8 @@ Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 _MOST = 15_000  # random effects of the rest: one matrix of them takes 1.8 GB
 _CHAINED = 100  # coefficients of a nested factor, from which on it is eliminated level by level
-_WRITTEN_OUT = (
-    5e7  # products with the rest: beyond, factors that seldom meet are better stored sparse, and no chain is made
-)
+_WIDEST = 64  # coefficients of a cluster, up to which clusters are worth the trouble
+_WRITTEN_OUT = 5e7  # products of the first factor with what comes after it, beyond which neither is made
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class CrossProducts:
         Their numbers of levels.
     chain : Chain
         The grouping factor that is eliminated first, and those above it that are eliminated after it.
+    clusters : Clusters
+        The other factors as one, the last of the chain, where they fall apart; otherwise empty.
     others : tuple of (int, slice)
         The grouping factors that are not in the chain, each with its place in the rest; coefficients run over levels fastest.
     Z_maps : tuple of (k, k) arrays
@@ -74,6 +75,7 @@ class CrossProducts:
     templates: tuple[Template, ...]
     sizes: tuple[int, ...]
     chain: Chain
+    clusters: Clusters
     others: Others
     Z_maps: tuple[np.ndarray, ...]
     own_maps: tuple[np.ndarray, ...]
@@ -93,9 +95,24 @@ class CrossProducts:
         """The other factors of the chain: each with its place in ``nested`` and the levels of it to which those of the first belong."""
         places, start = [], 0
         for g, parent in zip(self.chain.factors[1:], self.chain.parents[0], strict=True):
-            places.append((g, slice(start, start + self.templates[g].k), parent))
-            start += self.templates[g].k
+            stop = start + (self.templates[g].k if g < len(self.templates) else self.clusters.width)
+            places.append((g, slice(start, stop), parent))
+            start = stop
         return places
+
+    def factor(self, T: list[np.ndarray], g: int) -> np.ndarray:
+        """The relative covariance factor of a factor of the chain."""
+        return T[g] if g < len(self.templates) else self.clusters.factor(T)
+
+    def levels(self, g: int) -> int:
+        """Number of levels of a factor of the chain."""
+        return self.sizes[g] if g < len(self.templates) else self.clusters.size
+
+    def listed(self, values: dict[int, np.ndarray]) -> list[np.ndarray]:
+        """(k, m, levels) by factor of the chain -> a list by grouping factor."""
+        if self.clusters.number in values:
+            values = values | self.clusters.spread(values[self.clusters.number])
+        return [values[g] for g in range(len(self.templates))]
 
     def after(self, S: Products) -> CrossProducts:
         """What is left when the first factor is eliminated: cross-products again, made of S = [·]'V₁⁻¹[·] instead of [·]'[·]."""
@@ -144,7 +161,7 @@ def assemble(
     own_maps: tuple[np.ndarray, ...],
 ) -> CrossProducts:
     """Cross-products from sums over columns that are centred and scaled already; for the arguments see `CrossProducts`."""
-    chain, others = sums.order()
+    chain, clusters, others = sums.order()
     q = others[-1][1].stop if others else 0
     if q > _MOST:
         raise ValueError(
@@ -152,9 +169,9 @@ def assemble(
             f"cross-products, {q:,} × {q:,} numbers, are dense and limited to {_MOST:,}. Leave out a grouping factor, or fit a "
             "part of the data."
         )
-    parts = sums.compressed(chain, others)
+    parts = sums.compressed(chain, clusters, others)
     p = parts["Rd"].shape[1] - 1
-    return CrossProducts(n, p, log_weights, basis, made, sums.sizes, chain, others, Z_maps, own_maps, **parts)
+    return CrossProducts(n, p, log_weights, basis, made, sums.sizes, chain, clusters, others, Z_maps, own_maps, **parts)
 
 
 def _compressed(
@@ -244,10 +261,10 @@ class Sums:
                     np.add.at(total[a, b], codes, u * v)
         self._dd += blas.dgemm(1.0, D.T, D.T, trans_a=True)
 
-    def order(self) -> tuple[Chain, Others]:
-        """The chain of nested factors that is eliminated level by level, and the other factors with their places in the rest."""
+    def order(self) -> tuple[Chain, Clusters, Others]:
+        """What is eliminated level by level, nested factors or clusters; and the other factors with their places in the rest."""
         wide = {g: self._ZZ[g][:, 0].size for g in range(len(self._ZZ))}
-        chain = [self._first]
+        chain, clusters = [self._first], Clusters(len(self._ZZ), 0, {})
         for g in sorted(self._others, key=lambda g: -wide[g]):
             level = self._between(chain[-1], g)[0]
             if wide[g] >= _CHAINED and np.bincount(level).max() == 1:
@@ -259,34 +276,67 @@ class Sums:
                 chain[:1],
                 self._others,
             )  # the rest, written out for each level, would cost more than the chain saves
-        parents = tuple(tuple(self._parents(g, above) for above in chain[i + 1 :]) for i, g in enumerate(chain))
+        parents = [tuple(self._parents(g, above) for above in chain[i + 1 :]) for i, g in enumerate(chain)]
+        q = sum(wide[g] for g in left)
+        if len(chain) == 1 and q >= _CHAINED:
+            found, parent = self._clusters(left)
+            work = found.size * found.width**2, found.width * wide[self._first]
+            if found.width <= _WIDEST and work[0] < q**2 and work[1] <= _WRITTEN_OUT:
+                chain, parents, left, clusters = [*chain, found.number], [(parent,), ()], [], found
         stops = np.cumsum([wide[g] for g in left], dtype=int)
         places = tuple((g, slice(int(stop) - wide[g], int(stop))) for g, stop in zip(left, stops, strict=True))
-        return Chain(tuple(chain), parents), places
+        return Chain(tuple(chain), tuple(parents)), clusters, places
 
-    def compressed(self, chain: Chain, others: Others) -> dict[str, Any]:
+    def _clusters(self, factors: list[int]) -> tuple[Clusters, np.ndarray]:
+        wide = {g: (len(self._ZZ[g]), self.sizes[g]) for g in factors}
+        meet = {g: self._between(g, self._first)[:2] for g in factors}
+        return clusters_of(len(self._ZZ), wide, meet, self.sizes[self._first])
+
+    def compressed(self, chain: Chain, clusters: Clusters, others: Others) -> dict[str, Any]:
         """R, nested, rest, Rd and W of `CrossProducts`."""
         q = others[-1][1].stop if others else 0
-        one, *above = [self._nested(g, chain.factors[i:]) for i, g in enumerate(chain.factors)]
-        rest = [self._to_rest(g, others) for g in chain.factors]
+        first, *real = links = [g for g in chain.factors if g < len(self._ZZ)]
+        one, *above = [self._nested(g, links[i + 1 :]) for i, g in enumerate(links)]
+        rest = [self._to_rest(g, others) for g in links]
+        own = [self._ZZ[g] for g in real]
         rows = [
             np.concatenate([nested, blocks.written_out(*to, q, self.sizes[g]).values, self._Zd[g]], axis=1)
-            for g, nested, to in zip(chain.factors[1:], above, rest[1:], strict=True)
+            for g, nested, to in zip(real, above, rest[1:], strict=True)
         ]
+        if clusters.parts:
+            one, products, d = self._clustered(clusters)
+            own, rows = [products], [d]
         tail = np.empty((q + self._d,) * 2)
         tail[:q, :q] = self._rest_products(others, q)
         for g, place in others:
             tail[place, q:] = self._Zd[g].transpose(0, 2, 1).reshape(-1, self._d)
         tail[q:, :q], tail[q:, q:] = tail[:q, q:].T, self._dd
-        W = Products(tuple(self._ZZ[g] for g in chain.factors[1:]), tuple(rows), tail)
-        first = self._first
-        store = blocks.written_out if above else blocks.rows
+        W = Products(tuple(own), tuple(rows), tail)
+        store = blocks.written_out if own else blocks.rows
         return _compressed(self._ZZ[first], one, store(*rest[0], q, self.sizes[first]), self._Zd[first], W, chain)
 
-    def _nested(self, g: int, chain: tuple[int, ...]) -> np.ndarray:
-        """Z_l'Z of the level's own levels of the factors that come after it in the chain, (k, K, L)."""
+    def _clustered(self, clusters: Clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Z_l'Z of the cluster of each level of the first factor, (k, width, L); Z'Z and Z'[X y] of each cluster."""
+        first, parts = self._first, clusters.parts
+        one = np.zeros((len(self._ZZ[first]), clusters.width, self.sizes[first]))
+        own = np.zeros((clusters.width, clusters.width, clusters.size))
+        for i, g in enumerate(parts):
+            rows, cluster = clusters.rows(g), parts[g][2]
+            level, other, total = self._between(first, g)
+            one[:, rows[:, other], level] = total
+            every = np.arange(self.sizes[g])
+            meet = [(g, every, every, self._ZZ[g]), *((h, *self._between(g, h)) for h in list(parts)[:i])]
+            for h, level, other, total in meet:
+                for a, b in np.ndindex(total.shape[:2]):
+                    if h != g or b <= a:  # of a factor itself only the lower triangle is summed
+                        at = rows[a, level], clusters.rows(h)[b, other]
+                        own[*at, cluster[level]] = own[*at[::-1], cluster[level]] = total[a, b]
+        return one, own, clusters.gather({g: self._Zd[g] for g in parts})
+
+    def _nested(self, g: int, above: list[int]) -> np.ndarray:
+        """Z_l'Z of the level's own levels of the factors above it in the chain, (k, K, L)."""
         out = [np.zeros((len(self._ZZ[g]), 0, self.sizes[g]))]
-        for h in chain[1:]:
+        for h in above:
             level, _, total = self._between(g, h)
             out.append(np.zeros((*total.shape[:2], self.sizes[g])))
             out[-1][:, :, level] = total

@@ -43,7 +43,8 @@ class JointErrors:
 
     def pieces(self, levels: np.ndarray, width: int = 1) -> Iterator[np.ndarray]:
         """These levels of the first grouping factor, so many at a time that H, or ``width`` numbers for each, stay small."""
-        size = max(1, self._ENTRIES // (max(width, len(self.s.coefficients)) * len(self.cp.R)))
+        cp = self.cp
+        size = max(1, self._ENTRIES // (max(width, len(self.s.coefficients) + cp.nested.shape[1]) * len(cp.R)))
         return (levels[start : start + size] for start in range(0, len(levels), size))
 
     def variances(self, x: np.ndarray, codes: list[np.ndarray], zT: list[np.ndarray]) -> np.ndarray:
@@ -64,7 +65,8 @@ class JointErrors:
         for g, place in cp.others:
             for a, column in enumerate(v[g].T):
                 rest[place.start + a * cp.sizes[g] + codes[g], 0, n] = column
-        return self.s.covariance({g: [(codes[g], v[g].T[:, None])] for g in cp.chain.factors}, rest)[0, 0]
+        eliminated = set(range(len(v))) - {g for g, _ in cp.others}
+        return self.s.covariance({g: [(codes[g], v[g].T[:, None])] for g in eliminated}, rest)[0, 0]
 
     def _by_level(self, x: np.ndarray, codes: list[np.ndarray], v: list[np.ndarray]) -> np.ndarray:
         """Otherwise: rows of one level of the first factor have H_l and GH_l in common."""
@@ -104,17 +106,21 @@ class JointErrors:
         for t in reversed(s.stages):
             g = t.cp.first
             drawn = []
-            for levels in self.pieces(np.arange(cp.sizes[g]), n):
+            for levels in self.pieces(np.arange(cp.levels(g)), n):
                 F, H = t.regression(levels)
                 normal = rng.standard_normal((len(F), len(levels), n))
                 u = blocks.matmul(F[..., None], normal)
                 for up, place, parent in t.cp.above:
                     u -= np.einsum("ckm,cmn->kmn", H[place], u_above[up][:, parent[levels]])
                 u -= np.einsum("ckm,cn->kmn", H[t.nested.shape[1] :], rest, optimize=True)
-                yield g, levels, np.einsum("ab,bmn->man", self.T[g], u)
                 if t is not s:
                     drawn.append(u)
+                if g < len(self.T):
+                    yield g, levels, np.einsum("ab,bmn->man", self.T[g], u)
             u_above[g] = np.concatenate(drawn, axis=1) if drawn else np.empty(0)
+            if g == cp.clusters.number:
+                for f, u in cp.clusters.spread(u_above[g].swapaxes(1, 2)).items():
+                    yield f, slice(None), np.einsum("ab,bnm->man", self.T[f], u)
 
 
 def simulate_effects(fit: MixedModel, n: int = 1000, seed: Any = None) -> pd.DataFrame:

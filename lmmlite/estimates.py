@@ -47,9 +47,9 @@ def conditional_covariances(criterion: Criterion, e: Evaluation) -> list[np.ndar
     out: list[np.ndarray] = [np.empty(0)] * len(cp.templates)
     for g, T in enumerate(factors(criterion, e.theta)):
         S = np.linalg.solve(criterion.maps[g], s.T[g])  # the rotation of T in which u stands
-        if g in cp.chain.factors:
+        if g not in dict(cp.others):
             k, L = len(T), cp.sizes[g]
-            C, size = np.empty((k, k, L)), max(1, _ENTRIES // (k * (q + cp.p + 1)))
+            C, size = np.empty((k, k, L)), max(1, _ENTRIES // (k * (cp.nested.shape[1] + q + cp.p + 1)))
             for start in range(0, L, size):
                 levels = np.arange(start, min(start + size, L))
                 v = np.repeat(S.T[:, :, None], len(levels), axis=2)

@@ -33,6 +33,7 @@ _SAME = 0.05  # relative difference of TT' by which a search counts as on its wa
 _ANOTHER = 1e-3  # gain by which a second minimum is told from a better approximation of the first
 _UNKNOWN = 1e-3  # change of the criterion when the random effects are made much larger, below which it is called flat
 _HUGE = 1e6  # entry of a unitless T that, squared, leaves the residuals too few digits
+_ZERO = 1e-9  # diagonal entry of a unitless T that rounding may leave of a zero
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
 
 _FLAT_BLOCK = (
@@ -152,7 +153,9 @@ def _search(
 ) -> tuple[Evaluation, bool, list[dict]]:
     """Newton from one start, until the optimality conditions hold at singular blocks, too, or a rival will not be beaten."""
     steps: list[dict] = []
-    escape: Evaluation | None = criterion.evaluate(theta, 1)
+    escape = evaluated(criterion, theta, 1)
+    if escape is None:
+        raise FloatingPointError("Nothing can be computed at the start.")
     while escape is not None:
         best, converged = _newton(criterion, escape, steps, rival)
         if rival and not best.value < rival.value:
@@ -308,7 +311,7 @@ def _escape(criterion: Criterion, now: Evaluation) -> Evaluation | None:
     assert now.G is not None
     for g, t, own in blocks(criterion):
         T = t.factor(now.theta)[own, own]
-        if np.all(np.diag(T) != 0):
+        if np.abs(np.diag(T)).min() > _ZERO:
             continue
         values, vectors = np.linalg.eigh(now.G[g][own, own])
         if values[0] >= -1e-9 * (np.abs(values).max() + 1):
@@ -316,6 +319,6 @@ def _escape(criterion: Criterion, now: Evaluation) -> Evaluation | None:
         for length in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
             more = np.column_stack([T, length * vectors[:, 0]])
             new = criterion.evaluate(with_block(t, now.theta, own, more), 1)
-            if new.value < now.value - _NO_WORSE:
+            if new.value < now.value - _NO_WORSE - _rounding(criterion, now):
                 return new
     return None

@@ -92,11 +92,12 @@ def is_singular(criterion: Criterion, theta: np.ndarray) -> bool:
 
 
 def evaluated(criterion: Criterion, theta: np.ndarray, order: int) -> Evaluation | None:
-    """None where θ is so large that the normal equations are lost in rounding."""
+    """None where θ is so large that the normal equations, or the derivatives, are lost in rounding."""
     try:
-        return criterion.evaluate(theta, order)
+        found = criterion.evaluate(theta, order)
     except FloatingPointError:
         return None
+    return found if np.isfinite(found.value) and (found.hessian is None or np.isfinite(found.hessian).all()) else None
 
 
 def blocks(criterion: Criterion) -> Iterator[tuple[int, Template, slice]]:

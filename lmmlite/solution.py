@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from lmmlite import blocks
+from lmmlite.chain import times_parent
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.table import compress
 
@@ -52,7 +53,7 @@ class Solution:
     def __init__(self, cp: CrossProducts, T: list[np.ndarray]):
         self.cp, self.T = cp, T
         # 1. the covariance factor: H_l = I + R_l TT'R_l' = C_l C_l'
-        TR = np.einsum("jm,ijl->mil", T[cp.first], cp.R)
+        TR = np.einsum("jm,ijl->mil", cp.factor(T, cp.first), cp.R)
         H = blocks.matmul(TR, TR)
         H[np.arange(len(H)), np.arange(len(H))] += 1
         self.C = blocks.cholesky(H)
@@ -144,7 +145,7 @@ class Solution:
         """Z'Py of each grouping factor, (k, levels)."""
         q = self.cp.rest.q
         M = np.append(-self.coefficients[q:], 1.0)[:, None]
-        return [w[:, 0] for _, w in sorted(self._weighted(M, self.coefficients[:q, None]).items())]
+        return [w[:, 0] for w in self.cp.listed(self._weighted(M, self.coefficients[:q, None]))]
 
     @cached_property
     def U(self) -> list[np.ndarray]:
@@ -154,7 +155,7 @@ class Solution:
         if q and cp.p:  # coefficients of X on Z_r in the metric V₁⁻¹, shrunk
             half = lapack.dtrtrs(self.L[:q, :q], self.L[q:, :q].T, lower=1, trans=1)[0]
             B = self.scale(np.vstack([half, np.zeros((cp.p, cp.p))]), transpose=True)[:q]
-        return [U for _, U in sorted(self._weighted(np.eye(cp.p + 1)[:, :-1], B).items())]
+        return cp.listed(self._weighted(np.eye(cp.p + 1)[:, :-1], B))
 
     def _weighted(self, M: np.ndarray, b: np.ndarray) -> dict[int, np.ndarray]:
         """Z'V⁻¹[X y]M by grouping factor, (k, m, levels), from the shrunk coefficients b of [X y]M on Z_r, (q, m)."""
@@ -163,7 +164,9 @@ class Solution:
         if self.inner:
             out = self.inner._weighted(M, b)
             for g, place, parent in cp.above:
-                e -= np.einsum("kal,aml->kml", self.nested[:, place], _tensor(self.T[g], out[g])[:, :, parent])
+                e -= np.einsum(
+                    "kal,aml->kml", self.nested[:, place], _tensor(cp.factor(self.T, g), out[g])[:, :, parent]
+                )
         else:
             of_rest = self.S[:q, q:] @ M - self.S[:q, :q] @ b
             out = {g: of_rest[place].reshape(len(self.T[g]), cp.sizes[g], -1).swapaxes(1, 2) for g, place in cp.others}
@@ -175,9 +178,11 @@ class Solution:
         u_a are the effects of the level's own levels above, M_l⁻¹ = F_l'F_l = (I + T'Z_l'Z_lT)⁻¹, and H_l = Λ'[Z_a Z_r X]'V₁⁻¹Z_lT;
         errors u − û follow the same regression.
         """
-        cp, T = self.cp, self.T[self.cp.first]
+        cp, T = self.cp, self.cp.factor(self.T, self.cp.first)
         nested, rest, X = self.b
-        above = [np.einsum("kaL,ab->bkL", nested[:, place][:, :, levels], self.T[g]) for g, place, _ in cp.above]
+        above = [
+            np.einsum("kaL,ab->bkL", nested[:, place][:, :, levels], cp.factor(self.T, g)) for g, place, _ in cp.above
+        ]
         b = [np.concatenate([cp.rest.dense(u, levels), x[:, levels]]) for u, x in zip(rest, X, strict=True)]
         RT = np.einsum("ijm,jb->ibm", cp.R[:, :, levels], T)
         identity = np.repeat(np.eye(len(T))[:, :, None], len(levels), axis=2)
@@ -191,7 +196,7 @@ class Solution:
         Parameters
         ----------
         at : dict
-            For factors of the chain, pairs of levels (n,) and the coefficients (k, m, n) of their u.
+            For grouping factors that are not in the rest, pairs of levels (n,) and the coefficients (k, m, n) of their u.
         rest : (c, m, n) array
             Coefficients of [u_r β].
         known_beta : bool
@@ -202,19 +207,25 @@ class Solution:
         Level by level u is replaced by its regression on what comes later; what remains at last has covariance Q⁻¹.
         """
         out = np.zeros((rest.shape[1], *rest.shape[1:]))
-        at = {g: list(at.get(g, ())) for g in self.cp.chain.factors}
+        clusters, found = self.cp.clusters, at
+        at = {g: list(found.get(g, ())) for g in self.cp.chain.factors}
+        for g in clusters.parts:
+            for levels, v in found.get(g, ()):
+                whole = np.zeros((clusters.width, *v.shape[1:]))
+                whole[clusters.rows(g)[:, levels], :, np.arange(len(levels))] = v.swapaxes(1, 2)
+                at[clusters.number].append((clusters.parts[g][2][levels], whole))
         for s in self.stages:
             before: list[tuple[np.ndarray, np.ndarray]] = []
             for levels, v in at[s.cp.first]:
-                number, occurring = compress(levels, s.cp.sizes[s.cp.first])
+                number, occurring = compress(levels, s.cp.levels(s.cp.first))
                 F, H = s.regression(occurring)
-                e = np.einsum("abn,bmn->amn", F[:, :, number], v)
+                e = times_parent(number, F, v)
                 out += np.einsum("amn,aon->mon", e, e)
                 for other, e2 in before:  # other coefficients of the same level, or of another one
                     both = np.einsum("amn,aon->mon", e, e2) * (levels == other)
                     out += both + both.swapaxes(0, 1)
                 before.append((levels, e))
-                later = np.einsum("ckn,kmn->cmn", H[:, :, number], v)
+                later = times_parent(number, H, v)
                 for g, place, parent in s.cp.above:
                     at[g].append((parent[levels], -later[place]))
                 rest = rest - later[s.nested.shape[1] :]

@@ -25,13 +25,11 @@ def moments(cp: CrossProducts) -> list[np.ndarray]:
     """τ²/σ² of each coefficient alone: E(z'y)² = σ²(z'z + τ²/σ² (z'z)²) summed over its levels; (k,) of each factor."""
     null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
     residual = _no_pooling_variance(cp)
-    squares = {s.cp.first: (s.Z1**2).sum(axis=0) for s in null.stages}
-    diagonal = np.diag(null.S)
-    for g, place in cp.others:
-        squares[g] = diagonal[place].reshape(len(null.T[g]), -1)
+    zz = {s.cp.first: (s.Z1**2).sum(axis=0)[:, None] for s in null.stages}
+    zz |= {g: own[:, None] for g, own in _by_factor(cp, np.diag(null.S)).items()}
     return [
-        ((w**2).sum(1) / residual - squares[g].sum(1)) / np.maximum((squares[g] ** 2).sum(1), 1e-300)
-        for g, w in enumerate(null.w)
+        ((w**2).sum(1) / residual - squares.sum((1, 2))) / np.maximum((squares**2).sum((1, 2)), 1e-300)
+        for squares, w in zip(cp.listed(zz), null.w, strict=True)
     ]
 
 

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import pytest
-from generated_models import TOLERATED, WORSE, fit, generate, shortfall
+from generated_models import TOLERATED, WORSE, fit, generate, rounding, shortfall, violation
 
-RESTARTS = 4
+MODELS = 300
+ERRORS = (  # all that a generated model may end in; everything else is a defect
+    "random effects for",
+    "has one level",
+    "levels for",
+    "residual variance goes to zero",
+    "rounding",
+    "cannot estimate",
+    "is constant",
+    "not finite",
+)
 
 
-@pytest.mark.parametrize("block", range(12))
-def test_no_start_leads_to_a_better_fit(block: int) -> None:
-    for seed in range(10 * block, 10 * block + 10):
+@pytest.mark.parametrize("first", range(0, MODELS, 20))
+def test_the_optimality_conditions_hold_and_no_other_start_leads_to_a_better_fit(first: int) -> None:
+    fits = 0
+    for seed in range(first, first + 20):
         model = generate(seed)
         try:
             fitted = fit(model)
         except ValueError as error:
-            if len(str(error)) < 40:
+            if not any(words in str(error) for words in ERRORS):
                 raise
             continue
-        assert fitted.converged, (seed, model.formula)
-        decrement, worse = shortfall(fitted, seed, RESTARTS)
-        assert decrement <= TOLERATED, (seed, model.formula, decrement)
-        assert worse <= WORSE, (seed, model.formula, worse)
+        fits += 1
+        decrement, gain = violation(fitted)
+        assert decrement <= max(TOLERATED, rounding(fitted)), (seed, model.formula, decrement)
+        assert gain <= max(TOLERATED, rounding(fitted)), (seed, model.formula, gain)
+        worse = shortfall(fitted, seed, restarts=1)
+        assert worse <= max(WORSE, rounding(fitted)), (seed, model.formula, worse)
+    assert fits >= 10

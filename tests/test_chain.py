@@ -1,4 +1,4 @@
-"""Nested factors eliminated one after the other: the same numbers as one dense system of all of them, and as n × n matrices."""
+"""Nested factors and clusters eliminated one after the other: the same numbers as one dense system, and as n × n matrices."""
 
 import sys
 
@@ -18,6 +18,8 @@ FORMULAS = [
     "y ~ x + (1 | a) + (x | b) + (1 | c) + (1 | item)",
     "y ~ 1 + (x || a) + (x | b) + (x | c)",
     "y ~ x + (1 | c) + (x | b) + (x || item)",
+    "y ~ x + (1 | pupil) + (x | teacher) + (1 | school)",
+    "y ~ x + (x | pupil) + (1 | teacher)",
 ]
 
 
@@ -29,6 +31,22 @@ def nested_data(seed=0, n=240):
     slope = 0.5 + rng.normal(0, 1, 4)[a] + rng.normal(0, 1, 12)[b] + rng.normal(0, 1, 48)[c] + rng.normal(0, 1, 4)[item]
     effects = rng.normal(0, 2, 4)[a] + rng.normal(0, 1.5, 12)[b] + rng.normal(0, 1, 48)[c] + rng.normal(0, 1, 4)[item]
     return data.assign(y=1 + slope * data["x"] + effects + rng.normal(0, 0.7, n))
+
+
+def school_data(seed=0, n=240):
+    """Pupils crossed with teachers, three to five in each of six schools; nobody moves."""
+    rng = np.random.default_rng(seed)
+    pupil = rng.integers(0, 60, n)
+    school = pupil // 10
+    teacher = 5 * school + rng.integers(0, 3 + school % 3, n)
+    data = pd.DataFrame({"pupil": pupil, "teacher": teacher, "school": school, "x": rng.normal(0.3, 1, n)})
+    slope = 0.5 + rng.normal(0, 1, 30)[teacher] + rng.normal(0, 1, 60)[pupil]
+    effects = rng.normal(0, 1, 60)[pupil] + rng.normal(0, 1.5, 30)[teacher] + rng.normal(0, 2, 6)[school]
+    return data.assign(y=1 + slope * data["x"] + effects + rng.normal(0, 0.7, n), w=rng.uniform(0.5, 2, n))
+
+
+def data_of(formula, seed=0):
+    return school_data(seed) if "pupil" in formula else nested_data(seed)
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ models = pytest.mark.parametrize(("formula", "reml"), [(f, reml) for f in FORMUL
 def test_criterion(chained, formula, reml):
     """Value, gradient and Hessian against n × n matrices and complex steps."""
     chained(True)
-    design = build_design(parse_formula(formula), nested_data(), weights="w")
+    design = build_design(parse_formula(formula), data_of(formula), weights="w")
     criterion = Criterion(crossproducts(design), reml)
     assert len(criterion.cp.chain.factors) > 1
     theta = random_theta(criterion, np.random.default_rng(1))
@@ -63,10 +81,9 @@ def test_criterion(chained, formula, reml):
 @pytest.mark.filterwarnings("ignore:The fit is singular")
 def test_whole_fit(chained, formula, reml):
     """Whatever a fit tells, against the fit with one dense system."""
-    data, rng = nested_data(1), np.random.default_rng(2)
-    new = data.iloc[:12].assign(
-        b=np.repeat([0, 11, 77], 4), a=np.tile([0, 1, 2], 4)
-    )  # classes in other schools, new ones
+    data, rng = data_of(formula, 1), np.random.default_rng(2)
+    one, other = ("teacher", "school") if "pupil" in formula else ("b", "a")
+    new = data.iloc[:12].assign(**{one: np.repeat([0, 11, 77], 4), other: np.tile([0, 1, 2], 4)})  # moved, and new
     y = data["y"].to_numpy() + rng.normal(0, 1, len(data))
     told = []
     for yes in (True, False):
@@ -110,10 +127,11 @@ def test_profile(chained):
     assert np.allclose(ends[0], ends[1], rtol=1e-5)
 
 
-def test_joint_draws(chained):
+@pytest.mark.parametrize("formula", [FORMULAS[1], FORMULAS[4]])
+def test_joint_draws(chained, formula):
     """Their covariance against that of n × n matrices."""
     chained(True)
-    fit = lmer(FORMULAS[1], nested_data(3))
+    fit = lmer(formula, data_of(formula, 3))
     n, C = 40_000, dense(fit).C
     whole = np.empty((len(C), n))
     starts = np.cumsum([0, *(fit._cp.sizes[g] * t.k for g, t in enumerate(fit._cp.templates))]) + len(fit.fixef)
@@ -142,9 +160,19 @@ def test_many_levels(monkeypatch):
     assert fit.converged
 
 
-def test_levels_of_one_factor_in_two_of_the_next(chained):
-    """Nearly nested is crossed: no chain."""
+def test_nearly_nested_is_crossed(chained):
     chained(True)
     data = nested_data(6)
-    data.loc[0, "b"] = 11 - data.loc[0, "b"]
+    data["b"] = data["b"].where(data.index > 20, 0)
     assert len(lmer("y ~ x + (1 | b) + (1 | c)", data)._cp.chain.factors) == 1
+
+
+def test_one_pupil_who_moves(chained):
+    """Joins two clusters."""
+    chained(True)
+    data = school_data(7)
+    clusters = [lmer(FORMULAS[4], data)._cp.clusters.size]
+    row = data.index[data["school"] == 0][0]
+    data.loc[row, "teacher"] = data["teacher"].max()
+    clusters.append(lmer("y ~ x + (1 | pupil) + (x | teacher)", data)._cp.clusters.size)
+    assert clusters == [6, 5]

@@ -55,6 +55,8 @@ class Responses:
             np.stack([np.bincount(levels.codes, z * e, levels.size) for z in columns])
             for levels, columns in zip(design.groups, self.z, strict=True)
         ]
+        if cp.clusters.parts:
+            Zy.append(cp.clusters.gather({g: Zy[g][:, None] for g in cp.clusters.parts})[:, 0])
         own = blocks.forward(cp.R.swapaxes(0, 1), Zy[cp.first])
         Rd, tail = cp.Rd.copy(), cp.W.tail.copy()
         Rd[:, -1] = own
@@ -65,7 +67,7 @@ class Responses:
         tail[-1] = tail[:, -1] = right
         rows = tuple(E.copy() for E in cp.W.rows)
         for E, (g, place, parent) in zip(rows, cp.above, strict=True):
-            E[:, -1] = Zy[g] - by_parent(parent, cp.nested[:, place], own[:, None], cp.sizes[g])[:, 0]
+            E[:, -1] = Zy[g] - by_parent(parent, cp.nested[:, place], own[:, None], cp.levels(g))[:, 0]
         return replace(cp, Rd=Rd, W=Products(cp.W.own, rows, tail))
 
     def refit(self, y: np.ndarray) -> MixedModel:
