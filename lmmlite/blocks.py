@@ -43,7 +43,8 @@ def forward(C: np.ndarray, B: np.ndarray) -> np.ndarray:
         for i in range(j):
             s = s - C[j, i] * X[i]
         pivot = C[j, j]
-        X[j] = s * np.divide(1.0, pivot, out=np.zeros_like(pivot), where=pivot != 0)
+        inverse = 1 / pivot if pivot.all() else np.divide(1.0, pivot, out=np.zeros_like(pivot), where=pivot != 0)
+        np.multiply(s, inverse, out=X[j])
     return X
 
 
@@ -51,7 +52,9 @@ def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A'B for each level: A (k, m, L), B (k, …, L) -> (m, …, L)."""
     out = np.empty((A.shape[1], *B.shape[1:]))
     for j in range(A.shape[1] if out.size else 0):
-        out[j] = sum(A[i, j] * B[i] for i in range(len(A)))
+        np.multiply(A[0, j], B[0], out=out[j])
+        for i in range(1, len(A)):
+            out[j] += A[i, j] * B[i]
     return out
 
 

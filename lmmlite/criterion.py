@@ -137,15 +137,15 @@ class Derivatives:
     @cached_property
     def J(self) -> dict[tuple[int, int], np.ndarray]:
         """Σ_l b_la b_lb' with b_l = [Z_r X]'V₁⁻¹Z_l of the first grouping factor, (c, c)."""
-        return self._outer(np.ones(self.s.K.shape[2]))
+        return self._outer()
 
-    def _outer(self, weights: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-        """Σ_l weight_l b_la b_lb', (c, c)."""
+    def _outer(self, weights: np.ndarray | None = None) -> dict[tuple[int, int], np.ndarray]:
+        """Σ_l weight_l b_la b_lb', (c, c); weights of 1 by default."""
         kind, q, p = self.cp.rest, self.cp.rest.q, self.cp.p
         _, rest, X = self.s.b
         J = {}
         for a in range(len(X)):
-            of_rest, of_X = (rest[a], X[a]) if (weights == 1).all() else (rest[a] * kind.at(weights), X[a] * weights)
+            of_rest, of_X = (rest[a], X[a]) if weights is None else (rest[a] * kind.at(weights), X[a] * weights)
             for b in range(a + 1):
                 J[a, b] = np.empty((q + p, q + p))
                 J[a, b][:q, :q] = kind.gram(of_rest, rest[b])
@@ -204,7 +204,8 @@ class Derivatives:
         for g, t in enumerate(cp.templates):
             T = t.factor(theta)
             gradient[t.index] = 2 * (G[g] @ T)[t.rows, t.cols]
-            curvature[np.ix_(t.index, t.index)] = 2 * G[g][np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
+            same = t.cols[:, None] == t.cols
+            curvature[t.index[:, None], t.index] = 2 * G[g][t.rows[:, None], t.rows] * same
             slopes[t.index] = np.einsum("iab,ab->i", D[g], self.ww[g])  # y'PVᵢPy
         squares = ratio * self.quadratic(D)
         observed = squares - criterion.nu * np.outer(slopes, slopes) / s.r2**2
@@ -216,7 +217,7 @@ class Derivatives:
         """y'PVᵢPVⱼPy, from the working columns VᵢPy = Z gᵢ with gᵢ = Dᵢ w; (m, m)."""
         g = [np.einsum("iab,bl->ial", d, w) for d, w in zip(D, self.s.w, strict=True)]
         order = np.argsort(np.concatenate([t.index for t in self.cp.templates]))
-        return self.gram(g)[np.ix_(order, order)]
+        return self.gram(g)[order][:, order]
 
     def gram(self, g: list[np.ndarray]) -> np.ndarray:
         """g'Z'PZg for columns g of random effects, (columns, k, levels) of each grouping factor; columns factor after factor."""
@@ -231,8 +232,9 @@ class Derivatives:
         above = {f: np.zeros((of[f].shape[1], m, of[f].shape[2])) for f in self.cp.chain.factors}
         for t in s.stages:
             f, start, stop = t.cp.first, stop, stop + len(of[t.cp.first])
-            h = blocks.forward(t.cp.R.swapaxes(0, 1), above[f][:, :start])  # columns of the factors before, and its own
-            a = blocks.forward(t.C, np.concatenate([h, np.einsum("xbl,ibl->xil", t.cp.R, of[f])], axis=1))
+            h = blocks.forward(t.cp.R.swapaxes(0, 1), above[f][:, :start])  # columns of the factors before,
+            own = np.einsum("xbl,ibl->xil", t.cp.R, of[f])  # and of this one
+            a = blocks.forward(t.C, np.concatenate([h, own], axis=1) if start else own)
             by = [(1, a, t.nested, t.rest, t.d), (-1, h, t.cp.nested, t.cp.rest.values, t.cp.Rd)]
             for sign, x, nested, rest, d in by[: 1 + (start > 0)]:
                 n = x.shape[1]
@@ -249,7 +251,7 @@ class Derivatives:
         into += s.S[:c, :q] @ b
         half = lapack.dtrtrs(s.L, s.scale(into), lower=1)[0] if c else into
         back = np.concatenate([starts[f] + np.arange(len(columns)) for f, columns in enumerate(g)])
-        return (squares - half.T @ half)[np.ix_(back, back)]
+        return (squares - half.T @ half)[back][:, back]
 
     def products(self, D: list[np.ndarray]) -> np.ndarray:
         """tr(PVᵢPVⱼ) (ML: tr(V⁻¹VᵢV⁻¹Vⱼ)), (m, m): Σ over levels l, m of tr(N_lm Dⱼ N_ml Dᵢ)."""

@@ -161,7 +161,7 @@ def _search(
         if rival and not best.value < rival.value:
             return best, False, steps
         best = _reduce_rank(criterion, best, _NO_WORSE)
-        escape = _escape(criterion, best)
+        escape = _escape(criterion, best) if len(steps) < _MAX_STEPS else None
     return best, converged, steps
 
 
