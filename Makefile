@@ -87,12 +87,14 @@ reference: .venv/installed  ## make tests/reference/*.json and book/in_r/*.txt a
 coverage: .venv/installed  ## simulate the coverage of intervals (half an hour); writes book/data/coverage.csv
 	$(BIN)/python tools/coverage_study.py
 
-campaign: .venv/installed  ## fit 5,000 generated models, each with ten restarts; writes benchmarks/campaign.md
+campaign: .venv/installed  ## fit 5,000 generated models, with ten restarts each, against glmm and lme4; writes benchmarks/campaign.md (needs R)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tools/campaign.py
 
-bench: .venv/installed  ## time lmmlite against its peers
+bench: .venv/installed  ## time lmmlite against its peers, and fits to rows in Parquet files (more than an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.tables
 
 clean:  ## remove what was built; the notebooks stay
 	rm -rf _build .venv .venv-assign .venv-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lmmlite import blocks
 
-_MANY = 50  # products of each level, from which on matrices are multiplied parent by parent
+_MANY = 2000  # products for each parent, from which on matrices are multiplied parent by parent
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Products:
 def by_parent(parent: np.ndarray, A: np.ndarray, B: np.ndarray, size: int) -> np.ndarray:
     """Σ A_l'B_l over the levels l of each parent: A (k, a, L), B (k, b, L) -> (a, b, size)."""
     out = np.empty((A.shape[1], B.shape[1], size))
-    if A.shape[1] * B.shape[1] < _MANY:
+    if A.shape[1] * B.shape[1] * len(parent) < _MANY * size:
         for a, b in np.ndindex(out.shape[:2]):
             out[a, b] = np.bincount(parent, sum(u * v for u, v in zip(A[:, a], B[:, b], strict=True)), size)
         return out
@@ -208,7 +208,7 @@ def by_parent(parent: np.ndarray, A: np.ndarray, B: np.ndarray, size: int) -> np
 
 def times_parent(parent: np.ndarray, F: np.ndarray, v: np.ndarray) -> np.ndarray:
     """F_j v_l with j the parent of l, for each level l: F (a, b, parents), v (b, m, L) -> (a, m, L)."""
-    if F.shape[0] * F.shape[1] < _MANY:
+    if F[..., 0].size * len(parent) < _MANY * F.shape[2]:
         return np.einsum("abl,bml->aml", F[:, :, parent], v)
     out, v = np.empty((v.shape[2], v.shape[1], len(F))), v.transpose(2, 1, 0)
     for j, own in _children(parent, F.shape[2]):

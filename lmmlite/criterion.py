@@ -180,11 +180,11 @@ class Derivatives:
         for g, place in cp.others:
             T, k = s.T[g], len(s.T[g])
             rows = np.ascontiguousarray(S[place]).reshape(k, -1)
-            if np.linalg.cond(T) < 1e6:  # N Λ = S ΛG loses no digits, however large Λ
-                N[g] = rows @ self.half.T[place].reshape(k, -1).T @ np.linalg.inv(T)
-            else:
+            inverse, null = _inverse(T)
+            N[g] = rows @ self.half.T[place].reshape(k, -1).T @ inverse  # N Λ = S ΛG loses no digits, however large Λ
+            if null.any():
                 own = s.S[place, place].reshape(k, cp.sizes[g], k, cp.sizes[g])
-                N[g] = np.einsum("albl->ab", own) - (S[place] @ self.G).reshape(k, -1) @ rows.T
+                N[g] += (np.einsum("albl->ab", own) - (S[place] @ self.G).reshape(k, -1) @ rows.T) @ null
         return N
 
     def directions(self) -> list[np.ndarray]:
@@ -302,7 +302,14 @@ class Derivatives:
     def _A(self) -> np.ndarray:
         """A with Z_l'PZ_r = b_l'A for each level l of the first grouping factor, (c, q)."""
         q, c = self.cp.rest.q, len(self.s.coefficients)
-        return np.eye(c, q) - self.G @ self.s.S[:c, :q]
+        A = np.eye(c, q) - self.G @ self.s.S[:c, :q]
+        for g, place in self.cp.others:  # AΛ = ΛG loses no digits, however large Λ
+            inverse, null = _inverse(self.s.T[g])
+            parts = [M[:, place].reshape(c, len(inverse), -1) for M in (self.half, A)]
+            A[:, place] = sum(
+                np.einsum("cal,ab->cbl", part, B).reshape(c, -1) for part, B in zip(parts, (inverse, null), strict=True)
+            )
+        return A
 
     def _slopes(self, h: int) -> list[np.ndarray]:
         """`squares` of each grouping factor with h by differences: Σ_lm N_lm D N_ml = −dN/dD, N at TT' + tD for t = 0, ε, 2ε, 3ε.
@@ -328,3 +335,10 @@ class Derivatives:
                     M[:, i, :, j] = M[:, j, :, i] = whole if i == j else (whole - one - other) / 2
             self._known_slopes[h] = out
         return self._known_slopes[h]
+
+
+def _inverse(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """T⁺, and I − TT⁺: what T does not reach, exactly zero for a regular T."""
+    U, sizes, Vt = np.linalg.svd(T)
+    reached = sizes > 1e-6 * sizes[0]
+    return (Vt[reached].T / sizes[reached]) @ U[:, reached].T, U[:, ~reached] @ U[:, ~reached].T

@@ -143,9 +143,12 @@ def _evaluate(text: str, table: Table, n: int, levels: dict[str, list]) -> tuple
     for name, column in zip(side.names, columns, strict=True):
         if not np.isfinite(column).all():
             row = int(np.flatnonzero(~np.isfinite(column))[0])
-            raise ValueError(
-                f"'{name}' is not finite in row {row} of the rows used (a logarithm or root out of its range?)."
+            why = (
+                "fewer distinct values than its degree asks for"
+                if "poly(" in name
+                else "a logarithm or root out of its range"
             )
+            raise ValueError(f"'{name}' is not finite in row {row} of the rows used ({why}?).")
     return side, columns
 
 

@@ -9,6 +9,7 @@ from random_models import complex_step_gradient, dense_criterion, random_theta
 from test_effects import dense
 
 from lmmlite import Criterion, build_design, crossproducts, lmer, parse_formula
+from lmmlite.chain import by_parent, times_parent
 from lmmlite.diagnostics import group_residuals
 from lmmlite.effects import JointErrors
 from lmmlite.inference.replicates import Responses
@@ -176,3 +177,15 @@ def test_one_pupil_who_moves(chained):
     data.loc[row, "teacher"] = data["teacher"].max()
     clusters.append(lmer("y ~ x + (1 | pupil) + (x | teacher)", data)._cp.clusters.size)
     assert clusters == [6, 5]
+
+
+@pytest.mark.parametrize("levels", [50, 20_000])
+def test_sums_over_the_levels_of_a_parent(levels):
+    """Few and many levels for each parent are added up in different ways; parents without levels give zero."""
+    rng = np.random.default_rng(8)
+    parent = rng.choice([0, 1, 3], levels)
+    A, B, F = rng.normal(size=(2, 4, levels)), rng.normal(size=(2, 5, levels)), rng.normal(size=(3, 2, 4))
+    sums = by_parent(parent, A, B, 4)
+    for j in range(4):
+        assert np.allclose(sums[:, :, j], np.einsum("kal,kbl->ab", A[..., parent == j], B[..., parent == j]))
+    assert np.allclose(times_parent(parent, F, A), np.einsum("abl,bml->aml", F[:, :, parent], A))
