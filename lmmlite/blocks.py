@@ -50,10 +50,9 @@ def forward(C: np.ndarray, B: np.ndarray) -> np.ndarray:
 
 def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A'B for each level: A (k, m, L), B (k, …, L) -> (m, …, L)."""
-    out = np.empty((A.shape[1], *B.shape[1:]))
+    out = np.zeros((A.shape[1], *B.shape[1:]))
     for j in range(A.shape[1] if out.size else 0):
-        np.multiply(A[0, j], B[0], out=out[j])
-        for i in range(1, len(A)):
+        for i in range(len(A)):
             out[j] += A[i, j] * B[i]
     return out
 

@@ -189,3 +189,13 @@ def test_sums_over_the_levels_of_a_parent(levels):
     for j in range(4):
         assert np.allclose(sums[:, :, j], np.einsum("kal,kbl->ab", A[..., parent == j], B[..., parent == j]))
     assert np.allclose(times_parent(parent, F, A), np.einsum("abl,bml->aml", F[:, :, parent], A))
+
+
+@pytest.mark.parametrize("formula", [FORMULAS[1], FORMULAS[4]])
+def test_rows_in_pieces(chained, formula):
+    chained(True)
+    data = data_of(formula, 9)
+    whole, pieces = lmer(formula, data), lmer(formula, [data.iloc[:100], data.iloc[100:]])
+    assert pieces._cp.chain.factors == whole._cp.chain.factors
+    assert len(whole._cp.chain.factors) > 1
+    assert pieces.criterion == pytest.approx(whole.criterion, abs=1e-8)
