@@ -1,4 +1,4 @@
-"""Grouping factors nested in one another, as pupils in classes in schools: products that are block-diagonal however many levels.
+"""Grouping factors nested in one another, as pupils in classes in schools, eliminated one after the other.
 
 Each level of such a factor meets one level only of every factor above it.  So its products with all that comes after it — the
 factors above, the rest (the grouping factors that are not in the chain), [X y] — are k rows of one width for each level, and
@@ -46,21 +46,24 @@ class Chain:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Levels of several grouping factors in clusters that no level of the first one connects, each cluster with room for the same number.
+    """The levels of several grouping factors, split so that each level of the first factor meets one cluster only.
+
+    Clusters are padded to one width: a coefficient without a level has products of zero, so its u stays N(0, 1), independent of
+    everything, and adds log 1 = 0 to log|V|.
 
     Attributes
     ----------
-    number : int
-        Under which they stand in the chain as one factor.
-    size : int
+    code : int
+        The number under which they stand in the chain as one factor.
+    count : int
         Number of clusters.
     parts : dict
-        For each grouping factor in them: k, the room n for its levels in each cluster, and of each level its cluster and its place there.
-        Coefficient a of the level at place i is coefficient a·n + i of the factor's part.
+        For each grouping factor in them: k; n, its largest number of levels in a cluster; and of each level its cluster and its place
+        there.  Coefficient a of the level at place i is coefficient a·n + i of the factor's part.
     """
 
-    number: int
-    size: int
+    code: int
+    count: int
     parts: dict[int, tuple[int, int, np.ndarray, np.ndarray]]
 
     @property
@@ -68,7 +71,7 @@ class Clusters:
         """Coefficients of a cluster."""
         return sum(k * n for k, n, *_ in self.parts.values())
 
-    def factor(self, T: list[np.ndarray]) -> np.ndarray:
+    def relative_factor(self, T: list[np.ndarray]) -> np.ndarray:
         """The relative covariance factor of a cluster."""
         return block_diag(*(np.kron(T[g], np.eye(n)) for g, (_, n, *_) in self.parts.items()))
 
@@ -83,7 +86,7 @@ class Clusters:
 
     def gather(self, values: dict[int, np.ndarray]) -> np.ndarray:
         """(k, m, levels) of each factor -> (width, m, clusters); zero where a cluster has room left."""
-        out = np.zeros((self.width, next(iter(values.values())).shape[1], self.size))
+        out = np.zeros((self.width, next(iter(values.values())).shape[1], self.count))
         for g, v in values.items():
             out[self.rows(g), :, self.parts[g][2]] = v.swapaxes(1, 2)
         return out
@@ -106,13 +109,13 @@ class Clusters:
 
 
 def clusters_of(
-    number: int, wide: dict[int, tuple[int, int]], meet: dict[int, tuple[np.ndarray, np.ndarray]], size: int
+    code: int, wide: dict[int, tuple[int, int]], meet: dict[int, tuple[np.ndarray, np.ndarray]], size: int
 ) -> tuple[Clusters, np.ndarray]:
     """Clusters of the levels of some factors, and that of each level of the first one.
 
     Parameters
     ----------
-    number : int
+    code : int
     wide : dict
         k and number of levels of each factor.
     meet : dict
@@ -136,7 +139,7 @@ def clusters_of(
         place = np.empty(L, np.intp)
         place[order] = np.arange(L) - first_of[own[order]]
         parts[g] = k, int(place.max()) + 1, own, place
-    return Clusters(number, int(count), parts), cluster[:size]
+    return Clusters(code, int(count), parts), cluster[:size]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lmmlite.covariance import canonical
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.solution import Solution
 
-_STEP = 3e-4  # of the differences in a chain, relative to the largest Z_l'V⁻¹Z_l
+_STEP = 3e-4  # of the differences in a chain: D times the largest z'V₁⁻¹z
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Derivatives:
         """Σ_l N_ll of each grouping factor, (k, k)."""
         N, clusters = self._traces(), self.cp.clusters
         if clusters.parts:
-            N |= clusters.blocks(N[clusters.number])
+            N |= clusters.blocks(N[clusters.code])
         return [N[g] for g in range(len(self.s.T))]
 
     def _traces(self) -> dict[int, np.ndarray]:
@@ -168,7 +168,8 @@ class Derivatives:
             N = Derivatives(self.criterion, s.inner)._traces()
             nested, b_rest, b_X = s.b
             above = {
-                g: [(at, np.einsum("mal,ab->bml", nested[:, place], cp.factor(s.T, g)))] for g, place, at in cp.above
+                g: [(at, np.einsum("mal,ab->bml", nested[:, place], cp.relative_factor(s.T, g)))]
+                for g, place, at in cp.above
             }
             rest = s.scale(np.concatenate([b_rest, b_X], axis=1).swapaxes(0, 1))
             N[cp.first] = (s.K - s.inner.covariance(above, rest, not self.criterion.reml)).sum(axis=2)
@@ -224,7 +225,7 @@ class Derivatives:
         s, q, c = self.s, self.cp.rest.q, len(self.s.coefficients)
         clusters, of = self.cp.clusters, dict(enumerate(g))
         if clusters.parts:
-            of[clusters.number] = clusters.columns(g)
+            of[clusters.code] = clusters.columns(g)
         order = [f for f in self.cp.chain.factors if f < len(g)] + [*clusters.parts, *(f for f, _ in self.cp.others)]
         starts = dict(zip(order, np.cumsum([0, *(len(g[f]) for f in order)]), strict=False))
         m, stop = sum(map(len, g)), 0
@@ -264,7 +265,10 @@ class Derivatives:
         return out
 
     def squares(self, g: int, h: int) -> np.ndarray:
-        """Σ_lm N_lm[a,b] N_lm[c,d] over the levels of two grouping factors: (k_g, k_h, k_g, k_h), indices a, b, c, d."""
+        """Σ_lm N_lm[a,b] N_lm[c,d] over the levels of two grouping factors: (k_g, k_h, k_g, k_h), indices a, b, c, d.
+
+        In a chain only the part symmetric in b and d, which is all that symmetric D sees.
+        """
         first = self.cp.first
         if self.s.inner:
             return self._slopes(h)[g]
@@ -312,29 +316,37 @@ class Derivatives:
         return A
 
     def _slopes(self, h: int) -> list[np.ndarray]:
-        """`squares` of each grouping factor with h by differences: Σ_lm N_lm D N_ml = −dN/dD, N at TT' + tD for t = 0, ε, 2ε, 3ε.
+        """`squares` of each grouping factor with h by differences: Σ_lm N_lm D N_ml = −dN/dD, N at TT' + tD for t = 0, 1, 2, 3, D small.
 
-        In a chain N_lm is not zero for any two levels of the topmost one, and there are too many pairs to write out.
+        In a chain N_lm is not zero for any two levels under one level of the topmost factor: too many pairs to write out.
         """
         if h not in self._known_slopes:
-            k, s = len(self.s.T[h]), self.s
-            rest = np.diag(s.S)[: self.cp.rest.q]
-            epsilon = _STEP / max(rest.max(initial=0), *(np.diagonal(t.K).max() for t in s.stages))
-            unit, here, along = np.eye(k), self.traces(), {}
+            s, size = self.s, np.sqrt(_STEP / np.maximum(self._largest(h), 1e-300))
+            k, here, along = len(size), self.traces(), {}
             for i, j in zip(*np.tril_indices(k), strict=True):
-                v = unit[i] + (unit[j] if j != i else 0)
+                v = np.diag(size)[i] + (np.diag(size)[j] if j != i else 0)
                 N = [here]
                 for t in (1, 2, 3):
                     T = list(s.T)
-                    T[h] = canonical(np.column_stack([T[h], np.sqrt(t * epsilon) * v]))
+                    T[h] = canonical(np.column_stack([T[h], np.sqrt(t) * v]))
                     N.append(Derivatives(self.criterion, Solution(self.cp, T)).traces())
-                along[i, j] = [(11 * a - 18 * b + 9 * c - 2 * d) / (6 * epsilon) for a, b, c, d in zip(*N, strict=True)]
+                along[i, j] = [(11 * a - 18 * b + 9 * c - 2 * d) / 6 for a, b, c, d in zip(*N, strict=True)]
             out = [np.empty((len(T), k, len(T), k)) for T in s.T]
             for (i, j), parts in along.items():
                 for M, whole, one, other in zip(out, parts, along[i, i], along[j, j], strict=True):
-                    M[:, i, :, j] = M[:, j, :, i] = whole if i == j else (whole - one - other) / 2
+                    part = whole if i == j else (whole - one - other) / 2
+                    M[:, i, :, j] = M[:, j, :, i] = part / (size[i] * size[j])
             self._known_slopes[h] = out
         return self._known_slopes[h]
+
+    def _largest(self, h: int) -> np.ndarray:
+        """The largest z'V₁⁻¹z of each coefficient of a grouping factor over its levels, (k,)."""
+        cp, K = self.cp, {t.cp.first: np.diagonal(t.K) for t in self.s.stages}
+        if h in K:
+            return K[h].max(axis=0)
+        if h in cp.clusters.parts:
+            return K[cp.clusters.code][cp.clusters.parts[h][2], cp.clusters.rows(h)].max(axis=1)
+        return np.diag(self.s.S)[dict(cp.others)[h]].reshape(len(self.s.T[h]), -1).max(axis=1)
 
 
 def _inverse(T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,11 @@
 """One pass over the rows to centre and scale, one to sum: after this n never appears again.
 
-The grouping factor with the most coefficients ("first") is compressed level by level: with Z_l its rows in level l, the
+The grouping factor with the most coefficients ("first") is compressed level by level (or the finest of those nested in it, where that
+is cheaper): with Z_l its rows in level l, the
 triangular factor Z_l'Z_l = R_l'R_l replaces those rows by k rows [R_l, R_l⁻ᵀZ_l'·], and what is orthogonal to them, the
 within-level cross-products W, does not depend on θ.  Factors above it in a chain of nested ones are eliminated level by level
-after it (`lmmlite.chain`).  All other columns — the other grouping factors' Z, X and y, in this order — are "the rest".  X stands
+after it (`lmmlite.chain`); crossed factors that fall apart into clusters are eliminated cluster by cluster.  All columns of neither
+kind — the other grouping factors' Z, X and y, in this order — are "the rest".  X stands
 in an orthonormal basis and y is replaced by its scaled least-squares residual, so that neither a large offset nor the units of
 a column costs digits.
 """
@@ -28,8 +30,12 @@ Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 _MOST = 15_000  # random effects of the rest: one matrix of them takes 1.8 GB
 _CHAINED = 100  # coefficients of a nested factor, from which on it is eliminated level by level
-_WIDEST = 64  # coefficients of a cluster, up to which clusters are worth the trouble
-_WRITTEN_OUT = 5e7  # products of the first factor with what comes after it, beyond which neither is made
+_WIDEST = 64  # coefficients of a cluster, up to which loops over them are quick enough
+_WRITTEN_OUT = 2e7  # products of the first factor with what comes after it; an evaluation holds some ten such arrays
+_LOOP, _SLOW = (
+    3e6,
+    300.0,
+)  # a loop over two coefficients of a cluster, and a product in it, in multiplications of large matrices
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class CrossProducts:
     own_maps : tuple of (k, k) arrays
         The part of B that respects the blocks of the template; a term's θ in this basis has no units.
     R : (k, k, L) array
-        Triangular factors of the first grouping factor, levels last.
+        Upper triangular R_l with R_l'R_l = Z_l'Z_l, of the first grouping factor, levels last.
     nested : (k, K, L) array
         R_l⁻ᵀZ_l'Z of the level's own levels of the other factors of the chain.
     rest : blocks.DenseRows or blocks.SparseRows
@@ -100,18 +106,18 @@ class CrossProducts:
             start = stop
         return places
 
-    def factor(self, T: list[np.ndarray], g: int) -> np.ndarray:
+    def relative_factor(self, T: list[np.ndarray], g: int) -> np.ndarray:
         """The relative covariance factor of a factor of the chain."""
-        return T[g] if g < len(self.templates) else self.clusters.factor(T)
+        return T[g] if g < len(self.templates) else self.clusters.relative_factor(T)
 
     def levels(self, g: int) -> int:
         """Number of levels of a factor of the chain."""
-        return self.sizes[g] if g < len(self.templates) else self.clusters.size
+        return self.sizes[g] if g < len(self.templates) else self.clusters.count
 
     def listed(self, values: dict[int, np.ndarray]) -> list[np.ndarray]:
         """(k, m, levels) by factor of the chain -> a list by grouping factor."""
-        if self.clusters.number in values:
-            values = values | self.clusters.spread(values[self.clusters.number])
+        if self.clusters.code in values:
+            values = values | self.clusters.spread(values[self.clusters.code])
         return [values[g] for g in range(len(self.templates))]
 
     def after(self, S: Products) -> CrossProducts:
@@ -135,20 +141,14 @@ def crossproducts(design: Design) -> CrossProducts:
         for start, stop in template.blocks:
             own[start:stop, start:stop] = scaled(c[start:stop], known)[1]
     sizes = tuple(levels.size for levels in design.groups)
-    first = _largest(sizes, made)
 
     fixed = FixedRows(design.x_columns, design.y, design.offset, design.weights)
     codes = [levels.codes for levels in design.groups]
-    sums = Sums(list(z_columns), codes, sizes, first, len(fixed.basis.beta) + 1)
+    sums = Sums(list(z_columns), codes, sizes, len(fixed.basis.beta) + 1)
     for start in fixed.starts():
         sums.add(start, fixed.rows(start), fixed.root_weights(start))
     log_weights = 0.0 if design.weights is None else float(np.log(design.weights).sum())
     return assemble(sums, design.n, log_weights, fixed.basis, made, Z_maps, own_maps)
-
-
-def _largest(sizes: tuple[int, ...], made: tuple[Template, ...]) -> int:
-    """The grouping factor with most coefficients: the one to eliminate."""
-    return max(range(len(sizes)), key=lambda g: sizes[g] * made[g].k)
 
 
 def assemble(
@@ -165,7 +165,7 @@ def assemble(
     q = others[-1][1].stop if others else 0
     if q > _MOST:
         raise ValueError(
-            f"Beside its largest grouping factor and those in which it is nested the model has {q:,} random effects; their "
+            f"Beside its largest grouping factor and those eliminated with it the model has {q:,} random effects; their "
             f"cross-products, {q:,} × {q:,} numbers, are dense and limited to {_MOST:,}. Leave out a grouping factor, or fit a "
             "part of the data."
         )
@@ -201,24 +201,21 @@ def hold(cp: CrossProducts, j: int, value: float) -> tuple[CrossProducts, np.nda
 class Sums:
     """Running sums of the products, level by level and pair of levels by pair of levels."""
 
-    def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], first: int, d: int):
-        self._z, self._codes, self.sizes, self._first, self._d = z, codes, sizes, first, d
-        self._others = [g for g in range(len(sizes)) if g != first]
+    def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], d: int):
+        self._z, self._codes, self.sizes, self._d = z, codes, sizes, d
         k = [len(c) for c in z]
         self._ZZ = [np.zeros((k[g], k[g], sizes[g])) for g in range(len(z))]
         self._Zd = [np.zeros((k[g], d, sizes[g])) for g in range(len(z))]
         self._dd = np.zeros((d, d))
         self._pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        for i, g in enumerate(self._others):
-            for h in [first, *self._others[:i]]:
+        for g in range(len(sizes)):
+            for h in range(g):
                 pair = codes[g].astype(np.int64) * sizes[h] + codes[h]
                 numbers, occurring = compress(pair, sizes[g] * sizes[h])
                 self._pairs[g, h] = numbers, occurring, np.zeros((k[g], k[h], len(occurring)))
 
     @classmethod
-    def of(
-        cls, ZZ: list[np.ndarray], Zd: list[np.ndarray], dd: np.ndarray, pairs: Pairs, templates: tuple[Template, ...]
-    ) -> Sums:
+    def of(cls, ZZ: list[np.ndarray], Zd: list[np.ndarray], dd: np.ndarray, pairs: Pairs) -> Sums:
         """Sums that were made elsewhere.
 
         Parameters
@@ -231,12 +228,9 @@ class Sums:
             For pairs of factors (g, h): the codes of the levels that meet, in g and in h, with Z_g'Z_h (k_g, k_h, m).
         """
         sizes = tuple(A.shape[2] for A in ZZ)
-        first = _largest(sizes, templates)
-        made = cls([[]] * len(sizes), [np.zeros(0, np.int64)] * len(sizes), sizes, first, len(dd))
+        made = cls([[]] * len(sizes), [np.zeros(0, np.int64)] * len(sizes), sizes, len(dd))
         made._ZZ, made._Zd, made._dd, made._pairs = ZZ, Zd, dd, {}
         for (g, h), (one, other, total) in pairs.items():
-            if g == first or (h != first and g < h):
-                g, h, one, other, total = h, g, other, one, total.swapaxes(0, 1)
             pair = one.astype(np.int64) * sizes[h] + other
             made._pairs[g, h] = pair, pair, total
         return made
@@ -262,35 +256,50 @@ class Sums:
         self._dd += blas.dgemm(1.0, D.T, D.T, trans_a=True)
 
     def order(self) -> tuple[Chain, Clusters, Others]:
-        """What is eliminated level by level, nested factors or clusters; and the other factors with their places in the rest."""
+        """What is eliminated level by level, nested factors or clusters, as is cheapest; and the other factors with their places."""
         wide = {g: self._ZZ[g][:, 0].size for g in range(len(self._ZZ))}
-        chain, clusters = [self._first], Clusters(len(self._ZZ), 0, {})
-        for g in sorted(self._others, key=lambda g: -wide[g]):
-            level = self._between(chain[-1], g)[0]
-            if wide[g] >= _CHAINED and np.bincount(level).max() == 1:
-                chain.append(g)
-        left = [g for g in self._others if g not in chain]
-        q = sum(wide[g] for g in left)
-        if q > sum(wide[g] for g in chain[1:]) or q * wide[self._first] > _WRITTEN_OUT:
-            chain, left = (
-                chain[:1],
-                self._others,
-            )  # the rest, written out for each level, would cost more than the chain saves
+        largest = max(wide, key=lambda g: wide[g])
+        finest = max((g for g in wide if g == largest or self._is_nested(g, largest)), key=lambda g: self.sizes[g])
+        options = []  # multiplications, and what is eliminated
+        for chain in ([largest], self._links(largest, wide), self._links(finest, wide)):
+            q = sum(wide[g] for g in wide if g not in chain)
+            written = q * wide[chain[0]] if len(chain) > 1 else 0
+            if written <= _WRITTEN_OUT:
+                options.append((q**3 + q * written, chain))
+        work, chain = min(options, key=lambda option: option[0])
+        clusters = Clusters(len(wide), 0, {})
         parents = [tuple(self._parents(g, above) for above in chain[i + 1 :]) for i, g in enumerate(chain)]
-        q = sum(wide[g] for g in left)
-        if len(chain) == 1 and q >= _CHAINED:
-            found, parent = self._clusters(left)
-            work = found.size * found.width**2, found.width * wide[self._first]
-            if found.width <= _WIDEST and work[0] < q**2 and work[1] <= _WRITTEN_OUT:
-                chain, parents, left, clusters = [*chain, found.number], [(parent,), ()], [], found
+        left = [g for g in wide if g not in chain]
+        if work > _LOOP and sum(wide[g] for g in wide if g != largest) >= _CHAINED:
+            found, parent = self._clusters(largest)
+            if (
+                found.width <= _WIDEST
+                and found.width * wide[largest] <= _WRITTEN_OUT
+                and _LOOP * found.width**2 + _SLOW * found.count * found.width**3 < work
+            ):
+                chain, parents, left, clusters = [largest, found.code], [(parent,), ()], [], found
         stops = np.cumsum([wide[g] for g in left], dtype=int)
         places = tuple((g, slice(int(stop) - wide[g], int(stop))) for g, stop in zip(left, stops, strict=True))
         return Chain(tuple(chain), tuple(parents)), clusters, places
 
-    def _clusters(self, factors: list[int]) -> tuple[Clusters, np.ndarray]:
+    def _is_nested(self, g: int, h: int) -> bool:
+        """Whether each level of g meets one level of h only."""
+        return bool(np.bincount(self._between(g, h)[0]).max() == 1)
+
+    def _links(self, first: int, wide: dict[int, int]) -> list[int]:
+        """A chain that starts with a factor."""
+        chain = [first]
+        for g in sorted((g for g in wide if g != first), key=lambda g: -self.sizes[g]):
+            if wide[g] >= _CHAINED and self._is_nested(chain[-1], g):
+                chain.append(g)
+        return chain
+
+    def _clusters(self, first: int) -> tuple[Clusters, np.ndarray]:
+        """Clusters of all factors but the first, and that of each level of the first."""
+        factors = [g for g in range(len(self._ZZ)) if g != first]
         wide = {g: (len(self._ZZ[g]), self.sizes[g]) for g in factors}
-        meet = {g: self._between(g, self._first)[:2] for g in factors}
-        return clusters_of(len(self._ZZ), wide, meet, self.sizes[self._first])
+        meet = {g: self._between(g, first)[:2] for g in factors}
+        return clusters_of(len(self._ZZ), wide, meet, self.sizes[first])
 
     def compressed(self, chain: Chain, clusters: Clusters, others: Others) -> dict[str, Any]:
         """R, nested, rest, Rd and W of `CrossProducts`."""
@@ -304,7 +313,7 @@ class Sums:
             for g, nested, to in zip(real, above, rest[1:], strict=True)
         ]
         if clusters.parts:
-            one, products, d = self._clustered(clusters)
+            one, products, d = self._clustered(first, clusters)
             own, rows = [products], [d]
         tail = np.empty((q + self._d,) * 2)
         tail[:q, :q] = self._rest_products(others, q)
@@ -315,11 +324,11 @@ class Sums:
         store = blocks.written_out if own else blocks.rows
         return _compressed(self._ZZ[first], one, store(*rest[0], q, self.sizes[first]), self._Zd[first], W, chain)
 
-    def _clustered(self, clusters: Clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _clustered(self, first: int, clusters: Clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z_l'Z of the cluster of each level of the first factor, (k, width, L); Z'Z and Z'[X y] of each cluster."""
-        first, parts = self._first, clusters.parts
+        parts = clusters.parts
         one = np.zeros((len(self._ZZ[first]), clusters.width, self.sizes[first]))
-        own = np.zeros((clusters.width, clusters.width, clusters.size))
+        own = np.zeros((clusters.width, clusters.width, clusters.count))
         for i, g in enumerate(parts):
             rows, cluster = clusters.rows(g), parts[g][2]
             level, other, total = self._between(first, g)

@@ -11,6 +11,8 @@ from scipy.linalg import lapack
 from scipy.special import ndtr
 
 from lmmlite import blocks
+from lmmlite.chain import times_parent
+from lmmlite.solution import Solution
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -24,6 +26,8 @@ class JointErrors:
     v = T'z on each grouping factor, and r its part on the rest,
 
         a'Ca = v₁'M_l⁻¹v₁ + (r − H_lv₁)'G(r − H_lv₁).
+
+    In a chain the rest of a level includes its levels above, and the same step is repeated for them.
 
     Attributes
     ----------
@@ -41,9 +45,9 @@ class JointErrors:
         self.s, self.cp = fit._at.solution, fit._cp
         self.T = [np.linalg.solve(B, T) for B, T in zip(fit.criterion_function.maps, self.s.T, strict=True)]
 
-    def pieces(self, levels: np.ndarray, width: int = 1) -> Iterator[np.ndarray]:
-        """These levels of the first grouping factor, so many at a time that H, or ``width`` numbers for each, stay small."""
-        cp = self.cp
+    def pieces(self, t: Solution, levels: np.ndarray, width: int = 1) -> Iterator[np.ndarray]:
+        """These levels of the first grouping factor of t, so many at a time that H, or ``width`` numbers for each, stay small."""
+        cp = t.cp
         size = max(1, self._ENTRIES // (max(width, len(self.s.coefficients) + cp.nested.shape[1]) * len(cp.R)))
         return (levels[start : start + size] for start in range(0, len(levels), size))
 
@@ -52,8 +56,8 @@ class JointErrors:
         x = x @ self.cp.basis.to_user
         v = [np.where(code[:, None] < 0, 0.0, values) for code, values in zip(codes, zT, strict=True)]
         codes = [np.maximum(code, 0) for code in codes]
-        parts = self.pieces(np.arange(len(x)))
         if self.s.inner:
+            parts = self.pieces(self.s, np.arange(len(x)))
             return np.concatenate([self._in_chain(x[n], [c[n] for c in codes], [u[n] for u in v]) for n in parts])
         return self._by_level(x, codes, v)
 
@@ -69,7 +73,7 @@ class JointErrors:
         return self.s.covariance({g: [(codes[g], v[g].T[:, None])] for g in eliminated}, rest)[0, 0]
 
     def _by_level(self, x: np.ndarray, codes: list[np.ndarray], v: list[np.ndarray]) -> np.ndarray:
-        """Otherwise: rows of one level of the first factor have H_l and GH_l in common."""
+        """Otherwise, for speed: rows of one level of the first factor have H_l and GH_l in common."""
         cp, G, first = self.cp, self.s.G, self.cp.first
         r = [(np.full(len(x), cp.rest.q + j), column) for j, column in enumerate(x.T)]  # places and values of r
         for g, place in cp.others:
@@ -82,7 +86,7 @@ class JointErrors:
                 out += 2 * value * factor * G[at, other]
         order = np.argsort(codes[first], kind="stable")
         order = order[v[first][order].any(axis=1)]
-        for levels in self.pieces(np.unique(codes[first][order])):
+        for levels in self.pieces(self.s, np.unique(codes[first][order])):
             part = order[slice(*np.searchsorted(codes[first][order], [levels[0], levels[-1] + 1]))]
             m = np.searchsorted(levels, codes[first][part])
             F, H = self.s.regression(levels)
@@ -106,19 +110,19 @@ class JointErrors:
         for t in reversed(s.stages):
             g = t.cp.first
             drawn = []
-            for levels in self.pieces(np.arange(cp.levels(g)), n):
+            for levels in self.pieces(t, np.arange(cp.levels(g)), n):
                 F, H = t.regression(levels)
                 normal = rng.standard_normal((len(F), len(levels), n))
                 u = blocks.matmul(F[..., None], normal)
                 for up, place, parent in t.cp.above:
-                    u -= np.einsum("ckm,cmn->kmn", H[place], u_above[up][:, parent[levels]])
+                    u -= times_parent(parent[levels], u_above[up].transpose(2, 0, 1), H[place]).transpose(1, 2, 0)
                 u -= np.einsum("ckm,cn->kmn", H[t.nested.shape[1] :], rest, optimize=True)
                 if t is not s:
                     drawn.append(u)
                 if g < len(self.T):
                     yield g, levels, np.einsum("ab,bmn->man", self.T[g], u)
             u_above[g] = np.concatenate(drawn, axis=1) if drawn else np.empty(0)
-            if g == cp.clusters.number:
+            if g == cp.clusters.code:
                 for f, u in cp.clusters.spread(u_above[g].swapaxes(1, 2)).items():
                     yield f, slice(None), np.einsum("ab,bnm->man", self.T[f], u)
 

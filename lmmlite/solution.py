@@ -3,7 +3,8 @@
 The notation is that of `criterion`.  The first grouping factor is eliminated level by level: H_l = I + R_l T T'R_l' replaces the
 n × n matrix V.  What is left are the products S = W + Σ_l [·]'H_l⁻¹[·] of the other factors, X and y.  Those of a factor in which
 the first is nested have the form of cross-products again, and the same is done with them.  The rest, [Z_r X y], is one dense
-symmetric system.
+symmetric system.  V₁ = W⁻¹ + Z₁ΛΛ'Z₁' with Z₁ the columns of the factor at hand and of those eliminated before it; in S, those of the
+whole chain.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lmmlite.chain import times_parent
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.table import compress
 
-Combinations = dict[int, list[tuple[np.ndarray, np.ndarray]]]
+Combinations = dict[int, list[tuple[np.ndarray, np.ndarray]]]  # by grouping factor: levels (n,), coefficients (k, m, n)
 
 
 class Solution:
@@ -34,7 +35,7 @@ class Solution:
         Of what is left without the first grouping factor, where that is nested in another; S, L and the coefficients are then
         those of the inner one.
     S : (c + 1, c + 1) array
-        [Z_r X y]'V₁⁻¹[Z_r X y], V₁ of all factors of the chain.
+        [Z_r X y]'V₁⁻¹[Z_r X y].
     r2 : float
         y'Py.
     log_V, log_XVX : float
@@ -53,7 +54,7 @@ class Solution:
     def __init__(self, cp: CrossProducts, T: list[np.ndarray]):
         self.cp, self.T = cp, T
         # 1. the covariance factor: H_l = I + R_l TT'R_l' = C_l C_l'
-        TR = np.einsum("jm,ijl->mil", cp.factor(T, cp.first), cp.R)
+        TR = np.einsum("jm,ijl->mil", cp.relative_factor(T, cp.first), cp.R)
         H = blocks.matmul(TR, TR)
         H[np.arange(len(H)), np.arange(len(H))] += 1
         self.C = blocks.cholesky(H)
@@ -131,7 +132,7 @@ class Solution:
 
     @cached_property
     def K(self) -> np.ndarray:
-        """(Z'V₁⁻¹Z)_ll of the first grouping factor, V₁ = I + Z₁ΛΛ'Z₁', (k, k, L)."""
+        """(Z'V₁⁻¹Z)_ll of the first grouping factor, (k, k, L)."""
         return blocks.matmul(self.Z1, self.Z1)
 
     @cached_property
@@ -164,9 +165,8 @@ class Solution:
         if self.inner:
             out = self.inner._weighted(M, b)
             for g, place, parent in cp.above:
-                e -= np.einsum(
-                    "kal,aml->kml", self.nested[:, place], _tensor(cp.factor(self.T, g), out[g])[:, :, parent]
-                )
+                effects = _tensor(cp.relative_factor(self.T, g), out[g]).swapaxes(0, 1)
+                e -= times_parent(parent, effects, self.nested[:, place].swapaxes(0, 1)).swapaxes(0, 1)
         else:
             of_rest = self.S[:q, q:] @ M - self.S[:q, :q] @ b
             out = {g: of_rest[place].reshape(len(self.T[g]), cp.sizes[g], -1).swapaxes(1, 2) for g, place in cp.others}
@@ -178,10 +178,11 @@ class Solution:
         u_a are the effects of the level's own levels above, M_l⁻¹ = F_l'F_l = (I + T'Z_l'Z_lT)⁻¹, and H_l = Λ'[Z_a Z_r X]'V₁⁻¹Z_lT;
         errors u − û follow the same regression.
         """
-        cp, T = self.cp, self.cp.factor(self.T, self.cp.first)
+        cp, T = self.cp, self.cp.relative_factor(self.T, self.cp.first)
         nested, rest, X = self.b
         above = [
-            np.einsum("kaL,ab->bkL", nested[:, place][:, :, levels], cp.factor(self.T, g)) for g, place, _ in cp.above
+            np.einsum("kaL,ab->bkL", nested[:, place][:, :, levels], cp.relative_factor(self.T, g))
+            for g, place, _ in cp.above
         ]
         b = [np.concatenate([cp.rest.dense(u, levels), x[:, levels]]) for u, x in zip(rest, X, strict=True)]
         RT = np.einsum("ijm,jb->ibm", cp.R[:, :, levels], T)
@@ -213,7 +214,7 @@ class Solution:
             for levels, v in found.get(g, ()):
                 whole = np.zeros((clusters.width, *v.shape[1:]))
                 whole[clusters.rows(g)[:, levels], :, np.arange(len(levels))] = v.swapaxes(1, 2)
-                at[clusters.number].append((clusters.parts[g][2][levels], whole))
+                at[clusters.code].append((clusters.parts[g][2][levels], whole))
         for s in self.stages:
             before: list[tuple[np.ndarray, np.ndarray]] = []
             for levels, v in at[s.cp.first]:
@@ -221,7 +222,12 @@ class Solution:
                 F, H = s.regression(occurring)
                 e = times_parent(number, F, v)
                 out += np.einsum("amn,aon->mon", e, e)
-                for other, e2 in before:  # other coefficients of the same level, or of another one
+                for (
+                    other,
+                    e2,
+                ) in (
+                    before
+                ):  # a second way to the same level; errors at different levels are independent given what follows
                     both = np.einsum("amn,aon->mon", e, e2) * (levels == other)
                     out += both + both.swapaxes(0, 1)
                 before.append((levels, e))

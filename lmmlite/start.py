@@ -34,10 +34,16 @@ def moments(cp: CrossProducts) -> list[np.ndarray]:
 
 
 def _no_pooling_variance(cp: CrossProducts) -> float:
-    """σ² of least squares with every random effect a fixed one, in the units of the summed y; 0.5 where nothing is left."""
-    W, c = cp.W.tail, len(cp.W.tail) - 1
+    """σ² of least squares with the random effects as fixed ones, in the units of the summed y; 0.5 where nothing is left.
+
+    Those of the rest only where they are few.
+    """
+    left, freedom = cp, cp.n - np.count_nonzero(np.diagonal(cp.R))
+    while left.W.own:  # within the levels of one factor after the other
+        left = left.after(left.W)
+        freedom -= np.count_nonzero(np.diagonal(left.R) ** 2 > 1e-9)  # what earlier levels explain is left as rounding
+    W, c = left.W.tail, len(left.W.tail) - 1
     within = W[-1, -1]
-    freedom = cp.n - np.count_nonzero(np.diagonal(cp.R))
     if c <= _FEW_COLUMNS:
         values, vectors = np.linalg.eigh(W[:c, :c])
         kept = values > 1e-9 * cp.n

@@ -52,8 +52,15 @@ def data_of(formula, seed=0):
 
 @pytest.fixture
 def chained(monkeypatch):
-    """Call with True or False: whether nested factors are eliminated level by level."""
-    return lambda yes: monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_CHAINED", 1 if yes else np.inf)
+    """Call with True or False: whether nested factors, for formulas with pupils clusters, are eliminated level by level."""
+    module = sys.modules["lmmlite.crossproducts"]
+
+    def choose(yes, formula=""):
+        monkeypatch.setattr(module, "_CHAINED", 1 if yes else np.inf)
+        for name, cheap in (("_LOOP", 0.0), ("_SLOW", 0.0)):
+            monkeypatch.setattr(module, name, cheap if "pupil" in formula else np.inf)
+
+    return choose
 
 
 models = pytest.mark.parametrize(("formula", "reml"), [(f, reml) for f in FORMULAS for reml in (True, False)])
@@ -62,7 +69,7 @@ models = pytest.mark.parametrize(("formula", "reml"), [(f, reml) for f in FORMUL
 @models
 def test_criterion(chained, formula, reml):
     """Value, gradient and Hessian against n × n matrices and complex steps."""
-    chained(True)
+    chained(True, formula)
     design = build_design(parse_formula(formula), data_of(formula), weights="w")
     criterion = Criterion(crossproducts(design), reml)
     assert len(criterion.cp.chain.factors) > 1
@@ -88,7 +95,7 @@ def test_whole_fit(chained, formula, reml):
     y = data["y"].to_numpy() + rng.normal(0, 1, len(data))
     told = []
     for yes in (True, False):
-        chained(yes)
+        chained(yes, formula)
         fit = lmer(formula, data, reml=reml, weights="w", start=None if not told else told[0]["theta"])
         assert (len(fit._cp.chain.factors) > 1) == yes
         e = fit.satterthwaite
@@ -131,7 +138,7 @@ def test_profile(chained):
 @pytest.mark.parametrize("formula", [FORMULAS[1], FORMULAS[4]])
 def test_joint_draws(chained, formula):
     """Their covariance against that of n × n matrices."""
-    chained(True)
+    chained(True, formula)
     fit = lmer(formula, data_of(formula, 3))
     n, C = 40_000, dense(fit).C
     whole = np.empty((len(C), n))
@@ -170,12 +177,12 @@ def test_nearly_nested_is_crossed(chained):
 
 def test_one_pupil_who_moves(chained):
     """Joins two clusters."""
-    chained(True)
+    chained(True, FORMULAS[4])
     data = school_data(7)
-    clusters = [lmer(FORMULAS[4], data)._cp.clusters.size]
+    clusters = [lmer(FORMULAS[4], data)._cp.clusters.count]
     row = data.index[data["school"] == 0][0]
     data.loc[row, "teacher"] = data["teacher"].max()
-    clusters.append(lmer("y ~ x + (1 | pupil) + (x | teacher)", data)._cp.clusters.size)
+    clusters.append(lmer("y ~ x + (1 | pupil) + (x | teacher)", data)._cp.clusters.count)
     assert clusters == [6, 5]
 
 
@@ -193,9 +200,34 @@ def test_sums_over_the_levels_of_a_parent(levels):
 
 @pytest.mark.parametrize("formula", [FORMULAS[1], FORMULAS[4]])
 def test_rows_in_pieces(chained, formula):
-    chained(True)
+    chained(True, formula)
     data = data_of(formula, 9)
     whole, pieces = lmer(formula, data), lmer(formula, [data.iloc[:100], data.iloc[100:]])
     assert pieces._cp.chain.factors == whole._cp.chain.factors
     assert len(whole._cp.chain.factors) > 1
     assert pieces.criterion == pytest.approx(whole.criterion, abs=1e-8)
+
+
+def test_what_is_cheapest_is_eliminated_level_by_level():
+    """By the number of levels and how they meet alone, at the sizes at which it matters."""
+
+    def order(formula, **columns):
+        n = len(next(iter(columns.values())))
+        x = np.random.default_rng(10).normal(size=(n, 5))
+        data = pd.DataFrame(columns | {f"x{j}": x[:, j] for j in range(5)} | {"y": x.sum(axis=1)})
+        design = build_design(parse_formula(formula), data.assign(y=data["y"] + np.arange(n) % 7))
+        cp = crossproducts(design)
+        return [design.groups[g].name for g in cp.chain.factors if g < len(design.groups)], cp.clusters.count
+
+    i = np.arange(12_000)
+    slopes = "x0 + x1 + x2 + x3 + x4"
+    assert order("y ~ 1 + (1 | pupil) + (1 | teacher)", pupil=i // 3, teacher=i // 60 * 5 + i % 5) == (["pupil"], 200)
+    assert order("y ~ 1 + (1 | pupil) + (x0 | teacher)", pupil=i // 30, teacher=i // 3000 * 30 + i % 30) == (
+        ["pupil"],
+        0,
+    )
+    nested = {"klass": i // 3, "school": i // 12, "district": i // 600}
+    assert order(f"y ~ 1 + (1 | klass) + ({slopes} | school) + (1 | district)", **nested) == (["klass", "school"], 0)
+    assert order("y ~ 1 + (1 | klass) + (1 | school)", **nested) == (["klass", "school"], 0)
+    few = {"pupil": i // 3, "school": i // 30, "teacher": i // 30 * 2 + i % 2}
+    assert order("y ~ 1 + (1 | pupil) + (x0 + x1 | school) + (1 | teacher)", **few) == (["pupil"], 400)

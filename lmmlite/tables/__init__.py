@@ -152,7 +152,7 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
     )
     made = templates(design)
     Z_maps, own_maps = zip(*(scale_z(totals, plan, g, t) for g, t in enumerate(made)), strict=True)
-    sums = Sums.of(totals.ZZ, totals.ZD, totals.DD, totals.pairs, made)
+    sums = Sums.of(totals.ZZ, totals.ZD, totals.DD, totals.pairs)
     cp = assemble(sums, facts.n, facts.log_weight, basis, made, Z_maps, own_maps)
     return design, cp, NoRows(source.data)
 
