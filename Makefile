@@ -94,7 +94,6 @@ campaign: .venv/installed  ## fit 5,000 generated models, with ten restarts each
 bench: .venv/installed  ## time lmmlite against its peers, and fits to rows in Parquet files (more than an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks --again
 	$(BIN)/python -m benchmarks.tables
 
 clean:  ## remove what was built; the notebooks stay

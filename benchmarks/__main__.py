@@ -3,7 +3,6 @@
     python -m benchmarks            everything (about three quarters of an hour), to benchmarks/results.md and results.json
     python -m benchmarks sleepstudy maximal      only cases whose names contain one of the words; nothing is written
     python -m benchmarks "law: rows"             the same for the cases of a growth law
-    python -m benchmarks --again    once more the cases that took less than 20 s; of every program the quicker run is kept
 
 Each program runs at its best documented setting, with one thread, in a process of its own; one that cannot fit a case, or needs too
 long or too much memory, gets a dash and the reason.  lme4 is left out where Rscript is missing.
@@ -19,7 +18,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from benchmarks import growth
@@ -28,7 +26,6 @@ from benchmarks.programs import BYTES, PROGRAMS, SECONDS, SECONDS_LAW, THREADS, 
 
 HERE = Path(__file__).parent
 LARGE = 50_000  # rows, from which on memory is reported
-QUICK = 20.0  # seconds, up to which a case is measured again
 WORSE = 1e-3  # a criterion so far above the best one is not that of the same fit
 
 
@@ -52,19 +49,6 @@ def measured(case: Case, programs: list[str]) -> dict:
     return done | {"failed": {p: r["failed"] for p, r in results.items() if "failed" in r}}
 
 
-def again(results: dict) -> None:
-    """Measure a second time, since another process may have disturbed the first: the same for all programs."""
-    for case in CASES:
-        entry = results["cases"][case.name]
-        for program in PROGRAMS:
-            if entry.get(program, {}).get("seconds", np.inf) < QUICK:
-                second = run(program, case)
-                second.pop("made_by", None)
-                print(case.name, program, entry[program]["seconds"], second.get("seconds"), flush=True)
-                if second.get("seconds", np.inf) < entry[program]["seconds"]:
-                    entry[program] = second
-
-
 def report(results: dict) -> str:
     cases = results["cases"]
     best = {name: min(case[p]["criterion"] for p in PROGRAMS if p in case) for name, case in cases.items()}
@@ -83,8 +67,7 @@ def report(results: dict) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Seconds for a whole fit by REML, from a data frame to estimates with standard errors (medians; one thread each; the quicker "
-        f"of two runs of every program on every case of less than {QUICK:.0f} s).",
+        "Seconds for a whole fit by REML, from a data frame to estimates with standard errors (medians; one thread each).",
         "A dash: no result, for the reason below the table.  A star: the program stopped at a REML criterion more than "
         f"{WORSE} above the best one.",
         "",
@@ -150,11 +133,6 @@ def report(results: dict) -> str:
 
 
 def main(words: list[str]) -> None:
-    if words == ["--again"]:
-        results = json.loads((HERE / "results.json").read_text())
-        again(results)
-        write(results)
-        return
     programs = [p for p in PROGRAMS if p != "lme4" or shutil.which("Rscript")]
     results: dict = {"machine": machine(), "cases": {}, "growth": {}}
     for case in CASES:

@@ -274,12 +274,7 @@ class Derivatives:
             return self._slopes(h)[g]
         if g == h == first:
             k, K = len(self.s.K), self.s.K
-            cross, GJ = np.empty((k, k, k, k)), np.empty((k, k, *self.G.shape))
-            for a, b in np.ndindex(k, k):
-                GJ[a, b] = self.G @ self.J[a, b]
-                if b <= a:
-                    for (c, d), KJ in self._outer(K[a, b]).items():
-                        cross[a, b, c, d] = cross[b, a, c, d] = np.vdot(self.G, KJ)
+            cross, GJ = self._cross(), np.array([[self.G @ self.J[a, b] for b in range(k)] for a in range(k)])
             between = np.einsum("bdst,cats->abcd", GJ, GJ, optimize=True)
             return np.einsum("abl,cdl->abcd", K, K) - cross - cross.transpose(2, 3, 0, 1) + between
         if h == first:
@@ -295,6 +290,19 @@ class Derivatives:
         N = self.N_rest[place[g], place[h]].reshape(len(self.s.T[g]), self.cp.sizes[g], k, L).transpose(0, 2, 1, 3)
         flat = N.reshape(len(N) * k, -1)
         return (flat @ flat.T).reshape(len(N), k, len(N), k)
+
+    def _cross(self) -> np.ndarray:
+        """Σ_l K_l[a,b] b_lc'ΛGΛ'b_ld of the first grouping factor: level by level, or where the rows are sparse by weighted J."""
+        (_, rest, X), K, k = self.s.b, self.s.K, len(self.s.K)
+        if isinstance(self.cp.rest, blocks.DenseRows):
+            every = np.concatenate([rest, X], axis=1)
+            Gb = np.einsum("cd,bdl->bcl", self.G, every, optimize=True)
+            return np.einsum("abl,cdl->abcd", K, np.einsum("acl,bcl->abl", every, Gb, optimize=True))
+        cross = np.empty((k, k, k, k))
+        for a, b in zip(*np.tril_indices(k), strict=True):
+            for (c, d), KJ in self._outer(K[a, b]).items():
+                cross[a, b, c, d] = cross[b, a, c, d] = np.vdot(self.G, KJ)
+        return cross
 
     @cached_property
     def N_rest(self) -> np.ndarray:

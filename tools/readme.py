@@ -33,9 +33,12 @@ def timings() -> str:
     peers = ("lmmlite", "lme4", "glmm", "mixedlm-rs", "lme-python", "statsmodels")
     lines = ["| seconds | " + " | ".join(peers) + " |", "|---|" + "---|" * len(peers)]
     for name, case in results["cases"].items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{case[p]['seconds']:.3g}" if p in case else "–" for p in peers) + " |"
-        )
+        best = min(case[p]["criterion"] for p in peers if p in case)
+        cells = [
+            f"{case[p]['seconds']:.3g}{'*' if case[p]['criterion'] > best + 1e-3 else ''}" if p in case else "–"
+            for p in peers
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
