@@ -1,8 +1,7 @@
 """One pass over the rows to centre and scale, one to sum: after this n never appears again.
 
 The grouping factor with the most coefficients ("first") is compressed level by level (or the finest of those nested in it, where that
-is cheaper): with Z_l its rows in level l, the
-triangular factor Z_l'Z_l = R_l'R_l replaces those rows by k rows [R_l, R_l⁻ᵀZ_l'·], and what is orthogonal to them, the
+is cheaper): with Z_l its rows in level l, the triangular factor Z_l'Z_l = R_l'R_l replaces those rows by k rows [R_l, R_l⁻ᵀZ_l'·], and what is orthogonal to them, the
 within-level cross-products W, does not depend on θ.  Factors above it in a chain of nested ones are eliminated level by level
 after it (`lmmlite.chain`); crossed factors that fall apart into clusters are eliminated cluster by cluster.  All columns of neither
 kind — the other grouping factors' Z, X and y, in this order — are "the rest".  X stands
@@ -32,10 +31,8 @@ _MOST = 15_000  # random effects of the rest: one matrix of them takes 1.8 GB
 _CHAINED = 100  # coefficients of a nested factor, from which on it is eliminated level by level
 _WIDEST = 64  # coefficients of a cluster, up to which loops over them are quick enough
 _WRITTEN_OUT = 2e7  # products of the first factor with what comes after it; an evaluation holds some ten such arrays
-_LOOP, _SLOW = (
-    3e6,
-    300.0,
-)  # a loop over two coefficients of a cluster, and a product in it, in multiplications of large matrices
+# What clusters cost, in multiplications of large matrices: a loop over two of their coefficients, and a product in it.
+_LOOP, _SLOW = 3e6, 300.0
 
 
 @dataclass(frozen=True)

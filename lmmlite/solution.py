@@ -165,7 +165,7 @@ class Solution:
         if self.inner:
             out = self.inner._weighted(M, b)
             for g, place, parent in cp.above:
-                effects = _tensor(cp.relative_factor(self.T, g), out[g]).swapaxes(0, 1)
+                effects = _effects(cp.relative_factor(self.T, g), out[g]).swapaxes(0, 1)
                 e -= times_parent(parent, effects, self.nested[:, place].swapaxes(0, 1)).swapaxes(0, 1)
         else:
             of_rest = self.S[:q, q:] @ M - self.S[:q, :q] @ b
@@ -222,12 +222,8 @@ class Solution:
                 F, H = s.regression(occurring)
                 e = times_parent(number, F, v)
                 out += np.einsum("amn,aon->mon", e, e)
-                for (
-                    other,
-                    e2,
-                ) in (
-                    before
-                ):  # a second way to the same level; errors at different levels are independent given what follows
+                # a second way to the same level adds a covariance; errors at different levels are independent given what follows
+                for other, e2 in before:
                     both = np.einsum("amn,aon->mon", e, e2) * (levels == other)
                     out += both + both.swapaxes(0, 1)
                 before.append((levels, e))
@@ -241,6 +237,6 @@ class Solution:
         return out + np.einsum("cmn,con->mon", half, half)
 
 
-def _tensor(T: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _effects(T: np.ndarray, w: np.ndarray) -> np.ndarray:
     """TT'w for each level: the effects that belong to w = Z'V⁻¹(…)."""
     return np.einsum("ab,bml->aml", T @ T.T, w)

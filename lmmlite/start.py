@@ -55,8 +55,8 @@ def _no_pooling_variance(cp: CrossProducts) -> float:
 def backfitted(cp: CrossProducts) -> list[np.ndarray]:
     """τ²/σ² of each coefficient, from effects b̃ that are shrunk factor by factor in turn; X stays as it is.
 
-    τ² = Σ b̃²/γ with γ = Σ_l z'z/(z'z + σ²/τ²), each coefficient of a level taken as if alone (MacKay 1992, Neural Computation 4:415,
-    eq. 4.9: γ counts the well-determined ones).  This needs products of the cross-products with vectors only.
+    τ² = Σ b̃²/γ with γ = Σ_l z'z/(z'z + σ²/τ²), each coefficient of a level taken as if alone (MacKay 1992, Neural Computation 4:415:
+    γ counts the well-determined ones).  This needs products of the cross-products with vectors only.
     """
     q, rest = cp.rest.q, cp.rest
     y, W_y, W = cp.Rd[:, -1], cp.W.tail[:q, -1], cp.W.tail[:q, :q]

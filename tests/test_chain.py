@@ -74,6 +74,10 @@ def test_criterion(chained, formula, reml):
     criterion = Criterion(crossproducts(design), reml)
     assert len(criterion.cp.chain.factors) > 1
     theta = random_theta(criterion, np.random.default_rng(1))
+    without = np.where(np.arange(len(theta)) == len(theta) - 1, 0.0, theta)  # a zero variance
+    assert criterion.evaluate(without).value == pytest.approx(dense_criterion(design, without, reml), rel=1e-12)
+    expected = complex_step_gradient(design, without, reml)
+    assert np.abs(criterion.evaluate(without, 1).gradient - expected).max() <= 1e-10 * np.abs(expected).max()
     at = criterion.evaluate(theta, 2)
     assert at.value == pytest.approx(dense_criterion(design, theta, reml), rel=1e-12)
     gradient = complex_step_gradient(design, theta, reml)
