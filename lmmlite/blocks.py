@@ -58,10 +58,10 @@ def matmul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
 
 
 def symmetric(A: np.ndarray, width: int = 512) -> np.ndarray:
-    """The symmetric matrix of which A holds the lower triangle, in the place of A."""
+    """The symmetric matrix of which A holds the lower triangle, and zeros above, in the place of A."""
     for start in range(0, len(A), width):
         own = slice(start, start + width)
-        A[own, own] = np.tril(A[own, own]) + np.tril(A[own, own], -1).T
+        A[own, own] += np.tril(A[own, own], -1).T
         A[own, start + width :] = A[start + width :, own].T
     return A
 
@@ -98,9 +98,11 @@ def _gram(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     """UV' by BLAS, half of it where V is U."""
     if not len(U):
         return np.zeros((0, 0))
+    rows = U.flags.c_contiguous
+    A, B = (U.T, V.T) if rows else (U, V)  # BLAS reads column by column
     if V is U:
-        return symmetric(blas.dsyrk(1.0, U.T, trans=1, lower=1))
-    return blas.dgemm(1.0, U.T, V.T, trans_a=True)
+        return symmetric(blas.dsyrk(1.0, A, trans=rows, lower=1))
+    return blas.dgemm(1.0, A, B, trans_a=rows, trans_b=not rows)
 
 
 @dataclass(frozen=True)
@@ -150,28 +152,26 @@ class SparseRows:
         return len(self.indptr) - 1
 
     @cached_property
-    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Which entries are popular, their places in the array written out; the other rows, their entries and row pointers."""
-        place = np.full(self.q, -1)
+    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which entries are popular, and their places in the array written out; the other entries, and their row pointers."""
+        entries, place = np.diff(self.indptr), np.full(self.q, -1)
         place[self.popular] = np.arange(len(self.popular))
-        of_entry = np.repeat(place, np.diff(self.indptr))
+        of_entry = np.repeat(place, entries)
         popular = np.flatnonzero(of_entry >= 0)
-        rare = np.flatnonzero(place < 0)
-        indptr = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[rare])])
+        rare = np.concatenate([[0], np.cumsum(np.where(place < 0, entries, 0))])
         return (
             popular,
-            of_entry[popular] * self.size + self.indices[popular],
-            rare,
+            self.indices[popular] * len(self.popular) + of_entry[popular],
             np.flatnonzero(of_entry < 0),
-            indptr,
+            rare,
         )
 
     def _parts(self, U: np.ndarray) -> tuple[np.ndarray, sp.csr_array]:
-        """The popular rows written out, and the others."""
-        popular, places, rare, entries, indptr = self._split
-        dense = np.zeros((len(self.popular), self.size))
-        dense.ravel()[places] = U[popular]
-        return dense, sp.csr_array((U[entries], self.indices[entries], indptr), (len(rare), self.size))
+        """The popular rows written out, and all rows with the popular ones left empty."""
+        popular, places, entries, indptr = self._split
+        dense = np.zeros((len(self.popular), self.size), order="F")
+        dense.T.ravel()[places] = U[popular]
+        return dense, sp.csr_array((U[entries], self.indices[entries], indptr), (self.q, self.size))
 
     def _csr(self, U: np.ndarray) -> sp.csr_array:
         return sp.csr_array((U, self.indices, self.indptr), (self.q, self.size))
@@ -185,13 +185,12 @@ class SparseRows:
     def gram(self, U: np.ndarray, V: np.ndarray) -> np.ndarray:
         D, S = self._parts(U)
         E, T = (D, S) if V is U else self._parts(V)
-        n, out = len(self.popular), np.empty((self.q, self.q))  # popular rows first
-        out[:n, :n] = _gram(D, E)
-        out[n:, :n] = S @ np.ascontiguousarray(E.T)
-        out[:n, n:] = (out[n:, :n] if V is U else T @ np.ascontiguousarray(D.T)).T
-        out[n:, n:] = (S @ T.T).toarray()
-        place = np.argsort(np.concatenate([self.popular, self._split[2]]))
-        return out[np.ix_(place, place)]
+        out, popular = (S @ T.T).toarray(), self.popular
+        columns = S @ E.T
+        rows = columns if V is U else T @ D.T
+        columns[popular] = _gram(D, E)
+        out[popular], out[:, popular] = rows.T, columns
+        return out
 
     def cross(self, U: np.ndarray, D: np.ndarray) -> np.ndarray:
         return self._csr(U) @ np.ascontiguousarray(D.T)

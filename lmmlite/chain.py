@@ -180,11 +180,11 @@ class Products:
             own.append(A + sign * by_parent(parent, every[:, start:stop], every[:, start:stop], A.shape[2]))
             rows.append(E + sign * by_parent(parent, every[:, start:stop], every[:, stop:], A.shape[2]))
             start = stop
-        q, tail = kind.q, self.tail.copy()
+        q, tail, add = kind.q, self.tail.copy(), np.add if sign > 0 else np.subtract
         for u, v in zip(rest, d, strict=True):
-            tail[:q, :q] += sign * kind.gram(u, u)
-            tail[:q, q:] += sign * kind.cross(u, v)
-            tail[q:, q:] += sign * blas.dgemm(1.0, v.T, v.T, trans_a=True)
+            add(tail[:q, :q], kind.gram(u, u), out=tail[:q, :q])
+            add(tail[:q, q:], kind.cross(u, v), out=tail[:q, q:])
+            add(tail[q:, q:], blas.dgemm(1.0, v.T, v.T, trans_a=True), out=tail[q:, q:])
         tail[q:, :q] = tail[:q, q:].T
         return Products(tuple(own), tuple(rows), tail)
 

@@ -9,6 +9,7 @@ Cullis 1995): with σ = 1, V = W⁻¹ + ZΛΛ'Z' and P = V⁻¹ − V⁻¹X(X'V�
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -137,23 +138,39 @@ class Derivatives:
     @cached_property
     def J(self) -> dict[tuple[int, int], np.ndarray]:
         """Σ_l b_la b_lb' with b_l = [Z_r X]'V₁⁻¹Z_l of the first grouping factor, (c, c)."""
-        return self._outer()
+        if isinstance(self.cp.rest, blocks.DenseRows):
+            b, _ = self._written_out
+            return {(i, j): b[i] @ b[j].T for i, j in np.ndindex(len(b), len(b))}
+        J = {at: np.block(parts) for at, parts in self._sparse_J()}
+        return J | {at[::-1]: A.T for at, A in J.items()}
 
-    def _outer(self, weights: np.ndarray | None = None) -> dict[tuple[int, int], np.ndarray]:
-        """Σ_l weight_l b_la b_lb', (c, c); weights of 1 by default."""
-        kind, q, p = self.cp.rest, self.cp.rest.q, self.cp.p
-        _, rest, X = self.s.b
-        J = {}
+    def _sparse_J(self, weights: np.ndarray | None = None) -> Iterator[tuple[tuple[int, int], list[list[np.ndarray]]]]:
+        """J for a ≥ b with a weight for each level, by default 1, in the blocks of [Z_r X]."""
+        kind, (_, rest, X) = self.cp.rest, self.s.b
         for a in range(len(X)):
             of_rest, of_X = (rest[a], X[a]) if weights is None else (rest[a] * kind.at(weights), X[a] * weights)
             for b in range(a + 1):
-                J[a, b] = np.empty((q + p, q + p))
-                J[a, b][:q, :q] = kind.gram(of_rest, rest[b])
-                J[a, b][:q, q:] = kind.cross(of_rest, X[b])
-                J[a, b][q:, :q] = kind.cross(rest[b], of_X).T
-                J[a, b][q:, q:] = of_X @ X[b].T
-                J[b, a] = J[a, b].T
-        return J
+                corner = kind.cross(rest[b], of_X).T
+                yield (a, b), [[kind.gram(of_rest, rest[b]), kind.cross(of_rest, X[b])], [corner, of_X @ X[b].T]]
+
+    @cached_property
+    def _written_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """b_l and ΛGΛ'b_l where the rows over the rest are dense: (k, c, L) each."""
+        b = np.concatenate(self.s.b[1:], axis=1)
+        return b, self.G @ b
+
+    def _taken(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Σ_l weight_l b_l'ΛGΛ'b_l of the first grouping factor, (k, k); weights of 1 by default."""
+        if isinstance(self.cp.rest, blocks.DenseRows):
+            every, times_G = self._written_out
+            weighted = every if weights is None else every * weights
+            return weighted.reshape(len(every), -1) @ times_G.reshape(len(every), -1).T
+        q, out = self.cp.rest.q, np.empty((len(self.s.K),) * 2)
+        G = [[self.G[:q, :q], self.G[:q, q:]], [self.G[q:, :q], self.G[q:, q:]]]
+        for (a, b), J in self._sparse_J(weights):  # in blocks, since a copy of a large matrix is slow
+            products = [np.einsum("ij,ij->", G[i][j], J[i][j]) for i, j in np.ndindex(2, 2)]
+            out[a, b] = out[b, a] = np.sum(products)
+        return out
 
     def traces(self) -> list[np.ndarray]:
         """Σ_l N_ll of each grouping factor, (k, k)."""
@@ -174,18 +191,18 @@ class Derivatives:
             rest = s.scale(np.concatenate([b_rest, b_X], axis=1).swapaxes(0, 1))
             N[cp.first] = (s.K - s.inner.covariance(above, rest, not self.criterion.reml)).sum(axis=2)
             return N
-        k = len(s.K)
-        taken = np.array([[np.vdot(self.G, self.J[a, b]) for b in range(k)] for a in range(k)])
-        N = {cp.first: s.K.sum(axis=2) - taken}
+        N = {cp.first: s.K.sum(axis=2) - self._taken()}
         S = s.S[:q, : q + cp.p]
         for g, place in cp.others:
             T, k = s.T[g], len(s.T[g])
-            rows = np.ascontiguousarray(S[place]).reshape(k, -1)
+            rows = S[place].reshape(k, cp.sizes[g], -1)
             inverse, null = _inverse(T)
-            N[g] = rows @ self.half.T[place].reshape(k, -1).T @ inverse  # N Λ = S ΛG loses no digits, however large Λ
+            SG = np.einsum("alc,blc->ab", rows, self.half.T[place].reshape(rows.shape))
+            N[g] = SG @ inverse  # N Λ = S ΛG loses no digits, however large Λ
             if null.any():
                 own = s.S[place, place].reshape(k, cp.sizes[g], k, cp.sizes[g])
-                N[g] += (np.einsum("albl->ab", own) - (S[place] @ self.G).reshape(k, -1) @ rows.T) @ null
+                SGS = np.einsum("alc,blc->ab", (S[place] @ self.G).reshape(rows.shape), rows)
+                N[g] += (np.einsum("albl->ab", own) - SGS) @ null
         return N
 
     def directions(self) -> list[np.ndarray]:
@@ -292,16 +309,11 @@ class Derivatives:
         return (flat @ flat.T).reshape(len(N), k, len(N), k)
 
     def _cross(self) -> np.ndarray:
-        """Σ_l K_l[a,b] b_lc'ΛGΛ'b_ld of the first grouping factor: level by level, or where the rows are sparse by weighted J."""
-        (_, rest, X), K, k = self.s.b, self.s.K, len(self.s.K)
-        if isinstance(self.cp.rest, blocks.DenseRows):
-            every = np.concatenate([rest, X], axis=1)
-            Gb = np.einsum("cd,bdl->bcl", self.G, every, optimize=True)
-            return np.einsum("abl,cdl->abcd", K, np.einsum("acl,bcl->abl", every, Gb, optimize=True))
+        """Σ_l K_l[a,b] b_lc'ΛGΛ'b_ld of the first grouping factor: (k, k, k, k)."""
+        K, k = self.s.K, len(self.s.K)
         cross = np.empty((k, k, k, k))
         for a, b in zip(*np.tril_indices(k), strict=True):
-            for (c, d), KJ in self._outer(K[a, b]).items():
-                cross[a, b, c, d] = cross[b, a, c, d] = np.vdot(self.G, KJ)
+            cross[a, b] = cross[b, a] = self._taken(K[a, b])
         return cross
 
     @cached_property

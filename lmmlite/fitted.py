@@ -130,7 +130,7 @@ class Estimates:
     @cached_property
     def se(self) -> pd.Series:
         """Standard errors of the fixed effects."""
-        return pd.Series(np.sqrt(np.diag(self.vcov)), self.vcov.index, name="std_error")
+        return pd.Series(self.sigma * np.sqrt(np.diag(self._fixed[1])), list(self.design.names), name="std_error")
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Conditional modes b̃ (BLUPs) of each grouping factor: levels × terms."""

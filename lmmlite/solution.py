@@ -99,9 +99,9 @@ class Solution:
 
     def scale(self, A: np.ndarray, transpose: bool = False) -> np.ndarray:
         """Λ'A, or ΛA with ``transpose``, for the rows of Z_r in A (c, …); the rows of X stay."""
-        out, q = np.empty_like(A), self.cp.rest.q  # in the order of A: a transposed copy of a large matrix is slow
+        by_columns, q = A.ndim == 2 and A.flags.f_contiguous, self.cp.rest.q
+        out = np.empty(A.shape, order="F" if by_columns else "C")  # a transposed copy of a large matrix is slow
         out[q:] = A[q:]
-        by_columns = A.ndim == 2 and A.flags.f_contiguous
         for g, place in self.cp.others:
             T = self.T[g] if transpose else self.T[g].T
             if len(T) == 1:
@@ -110,7 +110,8 @@ class Solution:
                 shape = (A.shape[1], len(T), -1)
                 np.matmul(T, A.T[:, place].reshape(shape), out=out.T[:, place].reshape(shape))
             else:
-                out[place] = (T @ A[place].reshape(len(T), -1)).reshape(A[place].shape)
+                shape = (len(T), self.cp.sizes[g], -1)
+                np.matmul(T, A[place].reshape(shape).swapaxes(0, 1), out=out[place].reshape(shape).swapaxes(0, 1))
         return out
 
     def inverse(self, known_beta: bool = False) -> np.ndarray:

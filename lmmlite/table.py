@@ -80,20 +80,24 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
     if isinstance(dtype, pd.CategoricalDtype):
         factor = series.array
         return factor, _checked(np.asarray(factor.codes) < 0, name)
-    if pd.api.types.is_object_dtype(dtype):
-        _check_objects(series, name)
-    if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
-        factor = pd.Categorical(series)
-        return factor, _checked(np.asarray(factor.codes) < 0, name)
-    if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
-        raise ValueError(
-            f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first."
-        )
-    if pd.api.types.is_complex_dtype(dtype):
-        raise ValueError(f"Column '{name}' holds complex numbers.")
+    if not (isinstance(dtype, np.dtype) and dtype.kind in "fiub"):
+        if pd.api.types.is_object_dtype(dtype):
+            _check_objects(series, name)
+        if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
+            factor = pd.Categorical(series)
+            return factor, _checked(np.asarray(factor.codes) < 0, name)
+        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
+            raise ValueError(
+                f"Column '{name}' is of type {dtype}, which is neither a number nor a factor; convert it first."
+            )
+        if pd.api.types.is_complex_dtype(dtype):
+            raise ValueError(f"Column '{name}' holds complex numbers.")
     numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    missing = None if np.isfinite(numbers).all() else _checked(np.isnan(numbers), name)
-    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    missing, known = None, numbers
+    if not np.isfinite(numbers).all():
+        missing = _checked(np.isnan(numbers), name)
+        known = numbers if missing is None else numbers[~missing]
+    low, high = known.min(), known.max()
     if np.isinf(low) or np.isinf(high):
         raise ValueError(f"Column '{name}' is infinite in row {int(np.flatnonzero(np.isinf(numbers))[0])}.")
     if max(-low, high) > _LARGEST or 0 < max(-low, high) < 1 / _LARGEST:
