@@ -59,6 +59,8 @@ class CrossProducts:
         B with Z = Zᶜ(I ⊗ B): the user's columns in terms of the centred and scaled ones.
     own_maps : tuple of (k, k) arrays
         The part of B that respects the blocks of the template; a term's θ in this basis has no units.
+    ZZ : tuple of (k, k, L) arrays
+        Lower triangles of Z_l'Z_l of each grouping factor.
     R : (k, k, L) array
         Upper triangular R_l with R_l'R_l = Z_l'Z_l, of the first grouping factor, levels last.
     nested : (k, K, L) array
@@ -82,6 +84,7 @@ class CrossProducts:
     others: Others
     Z_maps: tuple[np.ndarray, ...]
     own_maps: tuple[np.ndarray, ...]
+    ZZ: tuple[np.ndarray, ...]
     R: np.ndarray
     nested: np.ndarray
     rest: blocks.Rows
@@ -168,7 +171,8 @@ def assemble(
         )
     parts = sums.compressed(chain, clusters, others)
     p = parts["Rd"].shape[1] - 1
-    return CrossProducts(n, p, log_weights, basis, made, sums.sizes, chain, clusters, others, Z_maps, own_maps, **parts)
+    ZZ, sizes = tuple(sums.ZZ), sums.sizes
+    return CrossProducts(n, p, log_weights, basis, made, sizes, chain, clusters, others, Z_maps, own_maps, ZZ, **parts)
 
 
 def _compressed(
@@ -201,7 +205,7 @@ class Sums:
     def __init__(self, z: list[list[Scaled]], codes: list[np.ndarray], sizes: tuple[int, ...], d: int):
         self._z, self._codes, self.sizes, self._d = z, codes, sizes, d
         k = [len(c) for c in z]
-        self._ZZ = [np.zeros((k[g], k[g], sizes[g])) for g in range(len(z))]
+        self.ZZ = [np.zeros((k[g], k[g], sizes[g])) for g in range(len(z))]
         self._Zd = [np.zeros((k[g], d, sizes[g])) for g in range(len(z))]
         self._dd = np.zeros((d, d))
         self._pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -226,7 +230,7 @@ class Sums:
         """
         sizes = tuple(A.shape[2] for A in ZZ)
         made = cls([[]] * len(sizes), [np.zeros(0, np.int64)] * len(sizes), sizes, len(dd))
-        made._ZZ, made._Zd, made._dd, made._pairs = ZZ, Zd, dd, {}
+        made.ZZ, made._Zd, made._dd, made._pairs = ZZ, Zd, dd, {}
         for (g, h), (one, other, total) in pairs.items():
             pair = one.astype(np.int64) * sizes[h] + other
             made._pairs[g, h] = pair, pair, total
@@ -242,7 +246,7 @@ class Sums:
             codes = self._codes[g][start:stop].astype(np.intp)
             for a, u in enumerate(columns):
                 for b in range(a + 1):
-                    np.add.at(self._ZZ[g][a, b], codes, u * columns[b])
+                    np.add.at(self.ZZ[g][a, b], codes, u * columns[b])
                 for j, v in enumerate(D):
                     np.add.at(self._Zd[g][a, j], codes, u * v)
         for (g, h), (numbers, _, total) in self._pairs.items():
@@ -254,7 +258,7 @@ class Sums:
 
     def order(self) -> tuple[Chain, Clusters, Others]:
         """What is eliminated level by level, nested factors or clusters, as is cheapest; and the other factors with their places."""
-        wide = {g: self._ZZ[g][:, 0].size for g in range(len(self._ZZ))}
+        wide = {g: self.ZZ[g][:, 0].size for g in range(len(self.ZZ))}
         largest = max(wide, key=lambda g: wide[g])
         finest = max((g for g in wide if g == largest or self._is_nested(g, largest)), key=lambda g: self.sizes[g])
         options = []  # multiplications, and what is eliminated
@@ -293,18 +297,18 @@ class Sums:
 
     def _clusters(self, first: int) -> tuple[Clusters, np.ndarray]:
         """Clusters of all factors but the first, and that of each level of the first."""
-        factors = [g for g in range(len(self._ZZ)) if g != first]
-        wide = {g: (len(self._ZZ[g]), self.sizes[g]) for g in factors}
+        factors = [g for g in range(len(self.ZZ)) if g != first]
+        wide = {g: (len(self.ZZ[g]), self.sizes[g]) for g in factors}
         meet = {g: self._between(g, first)[:2] for g in factors}
-        return clusters_of(len(self._ZZ), wide, meet, self.sizes[first])
+        return clusters_of(len(self.ZZ), wide, meet, self.sizes[first])
 
     def compressed(self, chain: Chain, clusters: Clusters, others: Others) -> dict[str, Any]:
         """R, nested, rest, Rd and W of `CrossProducts`."""
         q = others[-1][1].stop if others else 0
-        first, *real = links = [g for g in chain.factors if g < len(self._ZZ)]
+        first, *real = links = [g for g in chain.factors if g < len(self.ZZ)]
         one, *above = [self._nested(g, links[i + 1 :]) for i, g in enumerate(links)]
         rest = [self._to_rest(g, others) for g in links]
-        own = [self._ZZ[g] for g in real]
+        own = [self.ZZ[g] for g in real]
         rows = [
             np.concatenate([nested, blocks.written_out(*to, q, self.sizes[g]).values, self._Zd[g]], axis=1)
             for g, nested, to in zip(real, above, rest[1:], strict=True)
@@ -319,19 +323,19 @@ class Sums:
         tail[q:, :q], tail[q:, q:] = tail[:q, q:].T, self._dd
         W = Products(tuple(own), tuple(rows), tail)
         store = blocks.written_out if own else blocks.rows
-        return _compressed(self._ZZ[first], one, store(*rest[0], q, self.sizes[first]), self._Zd[first], W, chain)
+        return _compressed(self.ZZ[first], one, store(*rest[0], q, self.sizes[first]), self._Zd[first], W, chain)
 
     def _clustered(self, first: int, clusters: Clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z_l'Z of the cluster of each level of the first factor, (k, width, L); Z'Z and Z'[X y] of each cluster."""
         parts = clusters.parts
-        one = np.zeros((len(self._ZZ[first]), clusters.width, self.sizes[first]))
+        one = np.zeros((len(self.ZZ[first]), clusters.width, self.sizes[first]))
         own = np.zeros((clusters.width, clusters.width, clusters.count))
         for i, g in enumerate(parts):
             rows, cluster = clusters.rows(g), parts[g][2]
             level, other, total = self._between(first, g)
             one[:, rows[:, other], level] = total
             every = np.arange(self.sizes[g])
-            meet = [(g, every, every, self._ZZ[g]), *((h, *self._between(g, h)) for h in list(parts)[:i])]
+            meet = [(g, every, every, self.ZZ[g]), *((h, *self._between(g, h)) for h in list(parts)[:i])]
             for h, level, other, total in meet:
                 for a, b in np.ndindex(total.shape[:2]):
                     if h != g or b <= a:  # of a factor itself only the lower triangle is summed
@@ -341,7 +345,7 @@ class Sums:
 
     def _nested(self, g: int, above: list[int]) -> np.ndarray:
         """Z_l'Z of the level's own levels of the factors above it in the chain, (k, K, L)."""
-        out = [np.zeros((len(self._ZZ[g]), 0, self.sizes[g]))]
+        out = [np.zeros((len(self.ZZ[g]), 0, self.sizes[g]))]
         for h in above:
             level, _, total = self._between(g, h)
             out.append(np.zeros((*total.shape[:2], self.sizes[g])))
@@ -350,7 +354,7 @@ class Sums:
 
     def _to_rest(self, g: int, others: Others) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z_l'Z_r where they meet, (k, entries), with the number of the coefficient in the rest and the level of each entry."""
-        values, rows, levels = [np.empty((len(self._ZZ[g]), 0))], [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+        values, rows, levels = [np.empty((len(self.ZZ[g]), 0))], [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for h, place in others:
             level, other, total = self._between(g, h)
             for b in range(total.shape[1]):
@@ -364,7 +368,7 @@ class Sums:
         A = np.zeros((q, q))
         for i, (g, place) in enumerate(others):
             level = np.arange(self.sizes[g])
-            meet = [(g, place.start, level, level, self._ZZ[g])]
+            meet = [(g, place.start, level, level, self.ZZ[g])]
             meet += [(h, other.start, *self._between(g, h)) for h, other in others[:i]]
             for h, start, one, other, total in meet:
                 for a, b in np.ndindex(total.shape[:2]):

@@ -55,8 +55,8 @@ def _no_pooling_variance(cp: CrossProducts) -> float:
 def backfitted(cp: CrossProducts) -> list[np.ndarray]:
     """τ²/σ² of each coefficient, from effects b̃ that are shrunk factor by factor in turn; X stays as it is.
 
-    τ² = Σ b̃²/γ with γ = Σ_l z'z/(z'z + σ²/τ²), each coefficient of a level taken as if alone (MacKay 1992, Neural Computation 4:415:
-    γ counts the well-determined ones).  This needs products of the cross-products with vectors only.
+    τ² = Σ b̃²/γ with γ = Σ_l 1 − (C_l)_aa σ²/τ² and C_l = (Z_l'Z_l + Ψ⁻¹)⁻¹, as if there were no other factor (MacKay 1992, Neural
+    Computation 4:415: γ counts the well-determined effects).  This needs products of the cross-products with vectors only.
     """
     q, rest = cp.rest.q, cp.rest
     y, W_y, W = cp.Rd[:, -1], cp.W.tail[:q, -1], cp.W.tail[:q, :q]
@@ -65,27 +65,34 @@ def backfitted(cp: CrossProducts) -> list[np.ndarray]:
         return np.sum([rest.cross(v, d[None])[:, 0] for v, d in zip(rest.values, e, strict=True)], axis=0)
 
     Zy = {cp.first: blocks.matmul(cp.R, y), **_by_factor(cp, W_y + of_rest(y))}
-    own = np.diag(W) + sum(rest.cross(v * v, np.ones((1, cp.sizes[cp.first])))[:, 0] for v in rest.values)
-    zz = {cp.first: (cp.R**2).sum(axis=0), **_by_factor(cp, own)}
-    b = {g: np.zeros_like(z) for g, z in zz.items()}
-    ratio = {g: np.full((len(z), 1), 0.2) for g, z in zz.items()}
+    b = {g: np.zeros_like(z) for g, z in Zy.items()}
+    ratio = {g: np.full(len(z), 0.2) for g, z in Zy.items()}
     total = cp.W.tail[-1, -1] + (y**2).sum()
     for _ in range(_ROUNDS):
+        F = {g: _shrinkage(cp.ZZ[g], ratio[g]) for g in b}
         for _ in range(_SWEEPS):
             for g in b:
-                b_rest = np.concatenate([b[h].ravel() for h, _ in cp.others])
+                others = b | {g: np.zeros_like(b[g])}
+                b_rest = np.concatenate([others[h].ravel() for h, _ in cp.others])
                 e = (
                     y
-                    - np.einsum("abl,bl->al", cp.R, b[cp.first])
+                    - np.einsum("abl,bl->al", cp.R, others[cp.first])
                     - np.stack([rest.apply(v, b_rest[None])[0] for v in rest.values])
                 )
                 left = blocks.matmul(cp.R, e) if g == cp.first else _by_factor(cp, W_y + of_rest(e) - W @ b_rest)[g]
-                b[g] = (left + zz[g] * b[g]) / (zz[g] + 1 / ratio[g])
+                b[g] = blocks.matmul(F[g], np.einsum("abl,bl->al", F[g], left))
         variance = max(total - sum(np.vdot(b[g], Zy[g]) for g in b), 1e-6 * total) / cp.n
-        for g, z in zz.items():
-            known = (z / (z + 1 / ratio[g])).sum(axis=1, keepdims=True)
-            ratio[g] = np.clip((b[g] ** 2).sum(axis=1, keepdims=True) / np.maximum(known, 1e-300) / variance, 1e-4, 1e4)
-    return [ratio[g][:, 0] for g in range(len(ratio))]
+        for g, effects in b.items():
+            known = effects.shape[1] - (F[g] ** 2).sum(axis=(0, 2)) / ratio[g]
+            ratio[g] = np.clip((effects**2).sum(axis=1) / np.maximum(known, 1e-300) / variance, 1e-4, 1e4)
+    return [ratio[g] for g in range(len(ratio))]
+
+
+def _shrinkage(ZZ: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """F_l with F_l'F_l = (Z_l'Z_l + Ψ⁻¹)⁻¹, Ψ = diag(τ²/σ²): (k, k, L)."""
+    k, L = ZZ.shape[1:]
+    H = ZZ + np.diag(1 / ratio)[:, :, None]
+    return blocks.forward(blocks.cholesky(H), np.repeat(np.eye(k)[:, :, None], L, axis=2))
 
 
 def _by_factor(cp: CrossProducts, values: np.ndarray) -> dict[int, np.ndarray]:
