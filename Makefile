@@ -87,7 +87,7 @@ reference: .venv/installed  ## make tests/reference/*.json and book/in_r/*.txt a
 coverage: .venv/installed  ## simulate the coverage of intervals (half an hour); writes book/data/coverage.csv
 	$(BIN)/python tools/coverage_study.py
 
-campaign: .venv/installed  ## fit 5,000 generated models, with ten restarts each, against glmm and lme4; writes benchmarks/campaign.md (needs R)
+campaign: .venv/installed  ## fit 7,000 generated models, with ten restarts each, against glmm and lme4; writes benchmarks/campaign.md (needs R)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tools/campaign.py
 

@@ -32,7 +32,7 @@ _LOST = 30.0  # times the average information's curvature: the exact one is lost
 _SAME = 0.05  # relative difference of TT' by which a search counts as on its way to a minimum that is known
 _ANOTHER = 1e-3  # gain by which a second minimum is told from a better approximation of the first
 _UNKNOWN = 1e-3  # change of the criterion when the random effects are made much larger, below which it is called flat
-_HUGE = 1e6  # entry of a unitless T that, squared, leaves the residuals too few digits
+_HUGE = 1e5  # entry of a unitless T that, squared, leaves the residuals too few digits
 _ZERO = 1e-9  # diagonal entry of a unitless T that rounding may leave of a zero
 _SMALL = 0.03  # singular values of a unitless block of T below which zero is tried
 
@@ -111,7 +111,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
         hard = not converged or len(steps) > _MANY_STEPS or any(0 < step["fraction"] < 1 for step in steps)
         for theta in restarts(inside, best, hard, thorough=start is None):
             try:
-                found, done, taken = _search(inside, theta, best if converged else None)
+                found, done, taken = _search(inside, theta, best if converged and len(steps) < _MAX_STEPS else None)
             except FloatingPointError:  # a start from which nothing can be computed
                 continue
             gain = best.value - found.value
@@ -214,18 +214,18 @@ def _newton(
                 break
             fraction /= 3
             if fraction < 1e-10:
-                return _stopped(criterion, now, decrement)
+                return _stopped(criterion, now, decrement, rival)
         steps[-1]["fraction"] = fraction
         idle = idle + 1 if new.value > now.value - rounding else 0
         now = _reduce_rank(criterion, new, 0.0, order) if decrement < 1 else new
-        if now.solution.r2 < 1e-13 * criterion.cp.n:
+        if now.solution.r2 < 1e-13 * criterion.cp.n and not (rival and now.value > rival.value - _NO_WORSE):
             raise ValueError(
                 "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
                 "there is no maximum of the likelihood. Is the response constant within the groups?"
             )
         if idle > _IDLE:
             break
-    return _stopped(criterion, now, decrement)
+    return _stopped(criterion, now, decrement, rival)
 
 
 def _lengths(criterion: Criterion, theta: np.ndarray) -> np.ndarray:
@@ -251,9 +251,12 @@ def _is_known(criterion: Criterion, now: Evaluation, decrement: float, rival: Ev
     )
 
 
-def _stopped(criterion: Criterion, now: Evaluation, decrement: float) -> tuple[Evaluation, bool]:
+def _stopped(
+    criterion: Criterion, now: Evaluation, decrement: float, rival: Evaluation | None
+) -> tuple[Evaluation, bool]:
     """Where no step lowers the criterion, or none lowered it enough."""
-    if decrement >= _FLAT and now.solution.r2 < 1e-8 * criterion.cp.n:
+    better = rival is None or now.value < rival.value - _NO_WORSE
+    if decrement >= _FLAT and now.solution.r2 < 1e-8 * criterion.cp.n and better:
         raise ValueError(
             f"The residual variance is about {now.solution.r2 / criterion.nu:.0e} of the variance of the response, so small that "
             "rounding hides the maximum of the likelihood. Take a known part out of the response (offset), or leave out random "

@@ -15,9 +15,10 @@ from lmmlite.criterion import Criterion, Evaluation
 
 _CLEAR = 20.0  # rise of the criterion without a block that leaves no doubt that it is needed
 _MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not looked for again
+_FEW_ROWS = 100  # up to which every fit is searched again
 _UNEVEN = 100.0  # times the median: information of one level that makes several minima likely
 _SIZES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of T, to begin with
-_LOWEST = (2, 4, 2, 1)  # starts of each kind that are tried
+_LOWEST = (2, 4, 2, 1, 6)  # starts of each kind that are tried
 
 
 def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool = True) -> Iterator[np.ndarray]:
@@ -29,7 +30,12 @@ def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool 
     if not thorough or max(criterion.cp.sizes) > _MANY_LEVELS:
         return
     information = (criterion.cp.R**2).sum(axis=(0, 1))
-    hard = hard or is_singular(criterion, best.theta) or information.max() > _UNEVEN * np.median(information)
+    hard = (
+        hard
+        or criterion.cp.n <= _FEW_ROWS
+        or is_singular(criterion, best.theta)
+        or information.max() > _UNEVEN * np.median(information)
+    )
     for g, t, own in blocks(criterion):
         T = t.factor(best.theta)[own, own]
         if len(T) == 1 and not T:
@@ -65,7 +71,7 @@ def _shared(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], ...]:
-    """θ unlike a given one: T of one size; or one block with a single direction, with other signs, or smaller or larger."""
+    """θ unlike a given one: T of one size; one block with a single direction, with other signs, or smaller or larger; drawn."""
     templates = criterion.cp.templates
     sizes = [to_theta(templates, [size * np.eye(t.k) for t in templates]) for size in _SIZES]
     directions, signs, scaled = [], [], []
@@ -77,7 +83,9 @@ def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], .
             pairs = [identity[i] + sign * identity[j] for i in range(len(T)) for j in range(i) for sign in (-1, 1)]
             directions += [with_block(t, theta, own, size * v[:, None]) for v in (*identity, *pairs)]
             signs += [with_block(t, theta, own, (1 - 2 * e)[:, None] * T) for e in identity[1:]]
-    return sizes, directions, signs, scaled
+    rng = np.random.default_rng(0)
+    drawn = [rng.normal(size=criterion.size) * size for size in np.repeat([0.3, 3.0, 30.0], 2)]
+    return sizes, directions, signs, scaled, drawn
 
 
 def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> bool:

@@ -1,6 +1,6 @@
 """Models of every kind from a seed, and what must hold of each: an optimum that nothing beats, or an error that says why.
 
-Used by `test_campaign` (300 of them) and by ``make campaign`` (5,000, with peers).
+Used by `test_campaign` (300 of them) and by ``make campaign`` (7,000, with peers).
 """
 
 from __future__ import annotations
