@@ -8,6 +8,7 @@ and its random effects have covariance σ²TT'.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class Template:
         """For each own entry whether its column of T is not zero: entries of a zero column stand at the boundary."""
         return np.asarray(self.factor(theta).any(axis=0))[self.cols]
 
+    @cached_property
     def directions(self) -> np.ndarray:
         """∂T/∂θᵢ for each own entry: (m, k, k), one 1 in each."""
         E = np.zeros((len(self.index), self.k, self.k))

@@ -209,7 +209,7 @@ class Derivatives:
         """Dᵢ for the entries of θ, (m, k, k) for each grouping factor in the order of its template."""
         D = []
         for t, B, T in zip(self.cp.templates, self.criterion.maps, self.s.T, strict=True):
-            half = B @ t.directions() @ T.T
+            half = B @ t.directions @ T.T
             D.append(half + half.swapaxes(1, 2))
         return D
 

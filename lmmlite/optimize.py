@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.linalg import lapack
 
 from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation
@@ -178,7 +179,7 @@ def _newton(
         assert now.gradient is not None
         assert now.hessian is not None
         unit = _lengths(criterion, now.theta)
-        values, vectors = np.linalg.eigh(now.hessian * np.outer(unit, unit))
+        values, vectors, _ = lapack.dsyevd(now.hessian * np.outer(unit, unit))
         size = np.abs(values)
         along = vectors.T @ (unit * now.gradient) / np.maximum(size, max(1e-10 * size.max(), 1e-300))
         step = -unit * (vectors @ along)

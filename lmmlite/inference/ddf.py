@@ -95,7 +95,7 @@ def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
     N = Derivatives(criterion, s)
     G, gamma = [], []  # ∂V/∂γᵣ, and γᵣ over σ²: the entries of TT'
     for template, B in zip(cp.templates, criterion.maps, strict=True):
-        E, T = template.directions(), template.factor(theta)
+        E, T = template.directions, template.factor(theta)
         G.append(B @ np.maximum(E, E.swapaxes(1, 2)) @ B.T)
         gamma.append((T @ T.T)[template.rows, template.cols])
     order, p, m = _order(criterion), cp.p, criterion.size

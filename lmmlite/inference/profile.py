@@ -97,7 +97,7 @@ class _Restricted:
         d = Derivatives(c, s)
         gradients, curvatures, D = np.empty((2, c.size)), np.zeros((2, c.size, c.size)), []
         for g, (t, N, B) in enumerate(zip(c.cp.templates, d.traces(), c.maps, strict=True)):
-            half = B @ t.directions() @ s.T[g].T
+            half = B @ t.directions @ s.T[g].T
             D.append(half + half.swapaxes(1, 2))
             for i, G in enumerate((B.T @ N @ B, -B.T @ d.ww[g] @ B)):
                 gradients[i, t.index] = 2 * (G @ T[g])[t.rows, t.cols]
