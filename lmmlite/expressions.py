@@ -147,6 +147,11 @@ class Neutral:
     columns: dict[str, str]
     written: dict[str, str]
 
+    @property
+    def identity(self) -> tuple:
+        """What two expressions share that make the same columns of the same data."""
+        return self.text, *self.columns.items()
+
     def restore(self, label: str) -> str:
         """A label that formulaic made, with the columns' own names."""
         return re.sub(r"_column\d+_", lambda found: self.written.get(found[0], found[0]), label)
@@ -323,10 +328,13 @@ def _columns(node: ast.AST) -> list[str]:
         case ast.Call():
             return _columns_of_call(node)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
+            _check_truth(node.operand)
             return _columns(node.operand)
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.Pow() | ast.Mod()):
             if any(isinstance(s, ast.Constant) and isinstance(s.value, str) for s in (node.left, node.right)):
                 raise FormulaError("Text cannot be part of arithmetic.")
+            if not isinstance(node.op, ast.Mult):
+                _check_truth(node.left, node.right)
             left, right = _columns(node.left), _columns(node.right)
             if not left + right or (isinstance(node.op, ast.Pow) and not left):
                 raise FormulaError("Arithmetic in a formula needs a column; write a plain number otherwise.")
@@ -334,6 +342,13 @@ def _columns(node: ast.AST) -> list[str]:
         case ast.Compare(ops=ops) if not any(isinstance(op, ast.In | ast.NotIn) for op in ops):
             return [name for part in (node.left, *node.comparators) for name in _columns(part)]
     raise FormulaError(f"A formula cannot hold a {type(node).__name__.lower()}.")
+
+
+def _check_truth(*operands: ast.AST) -> None:
+    """FormulaError where all operands are true or false: NumPy's sum of two is their 'or', not what a formula means."""
+    if all(isinstance(node, ast.Compare) for node in operands):
+        first = ast.unparse(operands[0])
+        raise FormulaError(f"Arithmetic with comparisons alone: write 1*({first}) to make 0 and 1 of the first.")
 
 
 def _columns_of_call(node: ast.Call) -> list[str]:

@@ -40,7 +40,8 @@ def lmer(
     data : DataFrame or mapping of columns
         Rows with a missing value in a column that the model uses are left out and counted.  Rows that never stand in memory
         together: a list of frames or a function that returns an iterator over them, a Parquet data set (its path, or a
-        `pyarrow.dataset`), or an Ibis table, whose engine then makes the sums; see `lmmlite.tables`.
+        `pyarrow.dataset`), or an Ibis table, whose engine then makes the sums (and whose text has its levels in the order
+        of the alphabet); see `lmmlite.tables`.
     reml : bool
         Restricted maximum likelihood (the default) or maximum likelihood.
     weights : str or (n,) array-like, optional

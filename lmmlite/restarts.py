@@ -18,7 +18,7 @@ _MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not
 _FEW_ROWS = 100  # up to which every fit is searched again
 _UNEVEN = 100.0  # times the median: information of one level that makes several minima likely
 _SIZES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of T, to begin with
-_LOWEST = (2, 4, 2, 1, 6)  # starts of each kind that are tried
+_LOWEST = (2, 1, 4, 2, 1, 2, 6)  # starts of each kind that are tried
 
 
 def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool = True) -> Iterator[np.ndarray]:
@@ -71,21 +71,22 @@ def _shared(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], ...]:
-    """θ unlike a given one: T of one size; one block with a single direction, with other signs, or smaller or larger; drawn."""
+    """θ unlike a given one: T of one size, or huge; one block with a single direction, other signs, smaller or larger, not zero; drawn."""
     templates = criterion.cp.templates
     sizes = [to_theta(templates, [size * np.eye(t.k) for t in templates]) for size in _SIZES]
-    directions, signs, scaled = [], [], []
+    directions, signs, scaled, appearing = [], [], [], []
     for _, t, own in blocks(criterion):
         T = t.factor(theta)[own, own]
         identity, size = np.eye(len(T)), max(float(np.linalg.norm(T)), 0.5)
-        scaled += [with_block(t, theta, own, c * (T if T.any() else identity)) for c in (0.1, 10.0)]
+        scaled += [with_block(t, theta, own, c * T) for c in (0.1, 10.0) if T.any()]
+        appearing += [with_block(t, theta, own, c * identity) for c in (0.3, 1.0, 3.0) if not T.any()]
         if len(T) > 1:
             pairs = [identity[i] + sign * identity[j] for i in range(len(T)) for j in range(i) for sign in (-1, 1)]
             directions += [with_block(t, theta, own, size * v[:, None]) for v in (*identity, *pairs)]
             signs += [with_block(t, theta, own, (1 - 2 * e)[:, None] * T) for e in identity[1:]]
     rng = np.random.default_rng(0)
     drawn = [rng.normal(size=criterion.size) * size for size in np.repeat([0.3, 3.0, 30.0], 2)]
-    return sizes, directions, signs, scaled, drawn
+    return sizes[:-1], sizes[-1:], directions, signs, scaled, appearing, drawn
 
 
 def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> bool:

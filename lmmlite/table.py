@@ -17,7 +17,7 @@ import pandas as pd
 
 Column = np.ndarray | pd.Categorical
 Table = dict[str, Column]
-_LARGEST = 1e150  # squares and their sums over rows stay finite
+LARGEST = 1e150  # squares and their sums over rows stay finite
 _NUMBERS = {"integer", "floating", "mixed-integer", "mixed-integer-float", "decimal", "complex"}
 
 
@@ -31,6 +31,10 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     """
     if hasattr(data, "collect_schema") and not hasattr(data, "to_numpy"):
         raise TypeError("The data are a lazy frame: collect() it first.")
+    if is_query(data):
+        raise TypeError(f"The data are a query ({type(data).__name__}): fetch its rows as a data frame first.")
+    if type(data).__module__.startswith("pyarrow."):
+        data = data.to_pandas()
     if not isinstance(data, Mapping) and not hasattr(data, "columns"):
         raise TypeError(f"The data must be a data frame or a mapping of columns, not {type(data).__name__}.")
     keys = list(data.keys() if isinstance(data, Mapping) else data.columns)
@@ -53,6 +57,11 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     if not columns or not next(iter(lengths.values())):
         raise ValueError("The data have no rows.")
     return columns
+
+
+def is_query(data: Any) -> bool:
+    """Whether a thing with columns is a query of an engine, and holds no rows."""
+    return type(data).__module__.partition(".")[0] in ("ibis", "duckdb", "_duckdb")
 
 
 def check_names(names: Iterable[str], present: Sequence[str]) -> None:
@@ -81,8 +90,9 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
         factor = series.array
         return factor, _checked(np.asarray(factor.codes) < 0, name)
     if not (isinstance(dtype, np.dtype) and dtype.kind in "fiub"):
-        if pd.api.types.is_object_dtype(dtype):
-            _check_objects(series, name)
+        if pd.api.types.is_object_dtype(dtype) and _kind_of_objects(series, name) == "boolean":
+            series = series.astype("boolean")  # as the same column without missing values
+            dtype = series.dtype
         if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
             factor = pd.Categorical(series)
             return factor, _checked(np.asarray(factor.codes) < 0, name)
@@ -100,7 +110,7 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
     low, high = known.min(), known.max()
     if np.isinf(low) or np.isinf(high):
         raise ValueError(f"Column '{name}' is infinite in row {int(np.flatnonzero(np.isinf(numbers))[0])}.")
-    if max(-low, high) > _LARGEST or 0 < max(-low, high) < 1 / _LARGEST:
+    if max(-low, high) > LARGEST or 0 < max(-low, high) < 1 / LARGEST:
         raise ValueError(
             f"Column '{name}' goes from {low:g} to {high:g}, whose squares no computer holds; change its unit."
         )
@@ -119,8 +129,8 @@ def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
     return missing if missing.any() else None
 
 
-def _check_objects(series: pd.Series, name: str) -> None:
-    """Raise ValueError for a column of objects that are numbers, dates or containers: it may hold text, True and False."""
+def _kind_of_objects(series: pd.Series, name: str) -> str:
+    """What a column of objects holds; ValueError for numbers, dates or containers: it may be text, True and False."""
     kind = pd.api.types.infer_dtype(series, skipna=True)
     some = series.dropna()
     if kind in _NUMBERS or (kind == "mixed" and any(isinstance(v, Number) and not isinstance(v, bool) for v in some)):
@@ -129,12 +139,13 @@ def _check_objects(series: pd.Series, name: str) -> None:
             "astype(str) if the numbers are labels."
         )
     if kind == "mixed":
-        _check_hashable(some, name)
+        check_hashable(some, name)
     if kind not in ("string", "boolean", "bytes", "empty", "mixed"):
         raise ValueError(f"Column '{name}' holds {kind} values, which are neither numbers nor text; convert it first.")
+    return str(kind)
 
 
-def _check_hashable(values: Iterable[Any], name: str) -> None:
+def check_hashable(values: Iterable[Any], name: str) -> None:
     container = next((v for v in values if not isinstance(v, Hashable)), None)
     if container is not None:
         raise ValueError(f"Column '{name}' holds a {type(container).__name__} where one value is needed.")
@@ -215,7 +226,7 @@ def _codes(series: pd.Series, keep: np.ndarray | None) -> tuple[np.ndarray, pd.I
         return np.asarray(series.cat.codes), pd.Index(series.cat.categories)
     values = series.to_numpy()
     if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "mixed":
-        _check_hashable(values, str(series.name))
+        check_hashable(values, str(series.name))
     if values.dtype == np.float16:
         values = values.astype(np.float64)  # pandas has no such index
     if (

@@ -38,7 +38,7 @@ def test_the_optimality_conditions_hold_and_no_other_start_leads_to_a_better_fit
     assert fits >= 10
 
 
-@pytest.mark.parametrize("seed", [1911, 2423, 2548, 3440, 4068, 5789])
+@pytest.mark.parametrize("seed", [1911, 2423, 2548, 3440, 3806, 4068, 5789])
 def test_small_data_with_several_minima_end_in_the_lowest(seed: int) -> None:
     """Each was beaten by a random start before few rows, drawn starts and slow searches were taken for signs of more than one."""
     fitted = fit(generate(seed))

@@ -1,7 +1,7 @@
 """A mixed model is a GROUP BY: fits to rows that never stand in memory together.
 
 The criterion needs sums of products only, within the levels of each grouping factor and within the pairs of levels of each two.
-So the rows may come in pieces, or stay in an engine that adds them up where they are (`lmmlite.tables.sources`).  The design that
+So the rows may come in pieces, or stay in an engine that adds them up where they are (`lmmlite.tables.pieces`, `lmmlite.tables.engine`).  The design that
 results knows counts, names and levels; whatever asks it for rows gets a `RowsError`.
 
 Both ways read the data several times: for levels and centres, for the sums (`lmmlite.tables.totals`), and once or twice more where columns
@@ -45,7 +45,7 @@ class NoRows:
         """Raise the error that says that the rows are not at hand."""
         raise RowsError(
             "This needs the rows, and the fit has only their sums, since its data came in pieces or from an engine. "
-            "Pass rows to predict(new); or draw a sample of them and fit it in memory: lmer(formula, data_frame)."
+            "Pass rows to predict(new), keep the fit with pickle, or fit a sample of the rows in memory: lmer(formula, data_frame)."
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -125,7 +125,7 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
     z = tuple(tuple(t.side for t in terms if t.group == g) for g in range(len(names)))
     plan = source.centred(Plan(fixed, response, z, tuple(names), weights, offset))
 
-    totals, basis, XX = orthonormal(source, plan)
+    plan, totals, basis, XX = orthonormal(source, plan)
     facts = totals.facts
     for levels in totals.levels:
         levels.codes = NO_ROWS
@@ -158,18 +158,18 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
 
 
 def _source(data: Any) -> Source:
-    from lmmlite.tables import sources
+    from lmmlite.tables import engine, pieces
 
     if type(data).__module__.startswith("ibis."):
-        return sources.Engine(data)
+        return engine.Engine(data)
     if isinstance(data, str | PathLike) or hasattr(data, "to_batches"):
-        return sources.Frames(sources.parquet(data), data)
+        return pieces.Frames(pieces.parquet(data), data)
     if not (callable(data) or isinstance(data, Iterable)):
         raise TypeError(
             "The data must be a data frame or a mapping of columns, or for rows in pieces a list of frames, a function that "
             f"returns an iterator over them, a Parquet data set or an Ibis table; not {type(data).__name__}."
         )
-    return sources.Frames(lambda columns: iter(data() if callable(data) else data), data)
+    return pieces.Frames(pieces.frames(data), data)
 
 
 def _needed(formula: Formula, weights: str | None, offset: str | None) -> Needed:
@@ -192,9 +192,13 @@ def _needed(formula: Formula, weights: str | None, offset: str | None) -> Needed
 
 def _side(text: str, table: Table) -> Side:
     side, _ = build_side(text, table, len(next(iter(table.values()))))
-    parts = [] if isinstance(side.recipe, tuple) else [text for product in products_of(side) for text, _ in product]
-    for text in parts:
-        number = [v for v in check_expression(text) if v not in side.levels] if text.startswith("C(") else []
-        if number:
-            raise ValueError(f"{text} makes a factor of numbers: turn '{number[0]}' into text or a categorical first.")
+    if isinstance(side.recipe, tuple):
+        return side
+    expression = side.recipe.expression
+    for part in [part for product in products_of(side) for part, _ in product if part.startswith("C(")]:
+        numbers = [v for v in check_expression(expression.restore(part)) if v not in side.levels]
+        if numbers:
+            raise ValueError(
+                f"{expression.restore(part)} makes a factor of numbers: turn '{numbers[0]}' into text or a categorical first."
+            )
     return side

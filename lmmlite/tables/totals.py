@@ -18,11 +18,14 @@ from lmmlite.basis import Basis
 from lmmlite.covariance import Template
 from lmmlite.crossproducts import Pairs
 from lmmlite.sides import Side
-from lmmlite.table import Levels, Table, levels_of
+from lmmlite.table import LARGEST, Levels, Table, levels_of
 
+NONE_LEFT = "There are no rows (an iterator is used up by one fit), or each has a missing value in a column that the model uses."
 _CANCELS = 1e-4  # squared sine of a column of X to those before it below which the rows are read again
 _NOISE = 1e-12  # and below which the sums do not even know its direction
 _CANCELS_Y = 1e-6  # the same for the residual in y
+_FAR = 30.0  # standard deviations
+_EXPLAINED = 1e-28  # part of y'y that counts as nothing left, as in `basis`
 _READINGS = 4
 _DEPENDENT = 1e-9  # sine below which a column of X counts as a combination of those before it, as in `basis`
 
@@ -108,7 +111,8 @@ class Plan:
         """For each column of [X y Z] the first that is the same, where so many combinations stand in place of [X y] if any do."""
         keys: list[Any] = []
         for side in self.sides:
-            keys += side.recipe if isinstance(side.recipe, tuple) else side.names
+            plain = isinstance(side.recipe, tuple)  # other columns are alike only where one expression makes them
+            keys += side.recipe if plain else [(side.recipe.expression.identity, name) for name in side.names]
         keys = list(zip(keys, self.centres, strict=False))
         D = range(self.d + 1 if combinations is None else combinations)  # numbers are like no other column
         keys = [*(D if combinations else [*keys[: self.d], *D[-1:]]), *keys[self.d + 1 :]]
@@ -138,12 +142,28 @@ class Plan:
             free[place] = [ones is not None and j != ones for j in range(place.stop - place.start)]
         return replace(self, centres=np.where(free, means, 0.0))
 
+    def is_far(self, facts: Facts) -> bool:
+        """Whether the centre of a column of Z is so far from its mean that sums about it cancel digits."""
+        z = slice(self.d + 1, len(self.centres) - bool(self.weights))
+        far = np.abs(facts.mean - self.centres) > _FAR * facts.sd
+        return bool((far & (self.about(facts.mean).centres != self.centres))[z].any())
+
     def check(self, low: np.ndarray, high: np.ndarray) -> None:
         """Raise ValueError where the extremes of the columns show that one cannot be summed."""
+        names = [
+            f"{name}' less '{self.offset}" if j == self.d and self.offset else name for j, name in enumerate(self.names)
+        ]
         bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
         if bad.size:
             raise ValueError(
-                f"'{self.names[bad[0]]}' is not finite in some row (infinite, or a function out of its range?)."
+                f"'{names[bad[0]]}' is not finite in some row (infinite, or a function out of its range?)."
+            )
+        largest = np.maximum(-low, high)
+        bad = np.flatnonzero((largest > LARGEST) | ((largest > 0) & (largest < 1 / LARGEST)))
+        if bad.size:
+            j = bad[0]
+            raise ValueError(
+                f"'{names[j]}' goes from {low[j]:g} to {high[j]:g}, whose squares no computer holds; change its unit."
             )
         if self.weights and low[-1] <= 0:
             raise ValueError(
@@ -189,9 +209,9 @@ class Source(Protocol):
 
 
 def products_of(side: Side) -> list[list[tuple[str, bool]]]:
-    """What formulaic multiplies to columns: expressions, and whether a factor's first level is left out; none for 1."""
+    """What formulaic multiplies to columns: expressions over neutral names, and whether a factor's first level is left out; none for 1."""
     terms = [term for structure in side.recipe.spec.structure for term in structure.scoped_terms]
-    return [[(side.recipe.expression.restore(f.factor.expr), f.reduced) for f in term.factors] for term in terms]
+    return [[(f.factor.expr, f.reduced) for f in term.factors] for term in terms]
 
 
 def has_intercept(side: Side) -> bool:
@@ -233,6 +253,11 @@ def _totals(source: Source, plan: Plan, M: np.ndarray | None) -> Totals:
     for (g, h), request, table in zip(pairs, requests[len(Z) :], tables[len(Z) :], strict=True):
         labels = {f: table[f"key{i}"] for i, f in enumerate(request.keys)}
         codes = [levels[i].codes_of([labels[f] for f in plan.factors[i]]) for i in (g, h)]
+        for i, code in zip((g, h), codes, strict=True):
+            if (code < 0).any():
+                raise ValueError(
+                    f"Labels of the groups '{levels[i].name}' are not the same when asked again; make them text."
+                )
         met[g, h] = codes[0], codes[1], request.sums(table).reshape(len(Z[g]), len(Z[h]), -1)
     return Totals(facts, levels, ZZ, ZD, DD, met)
 
@@ -241,43 +266,53 @@ def _in_order(factors: tuple[str, ...], table: pd.DataFrame, missing: int) -> tu
     """Levels sorted as in memory, and the place among them of each row of the table."""
     labels = {f: table[f"key{i}"] for i, f in enumerate(factors)}
     for f, s in labels.items():
-        if missing and s.dtype.kind == "f" and (s == s.round()).all():
+        if missing and s.dtype.kind == "f" and (s == s.round()).all() and (s.abs() < 2**53).all():
             labels[f] = s.astype(np.int64)  # integers that only missing values had turned into floats
     levels = levels_of(labels, factors, None)
+    if levels.size < len(table):
+        raise ValueError(
+            f"Labels of the groups '{levels.name}' are told apart by the table, but not here; make them text or whole numbers."
+        )
     return levels, levels.codes
 
 
-def orthonormal(source: Source, plan: Plan) -> tuple[Totals, Basis, np.ndarray]:
+def orthonormal(source: Source, plan: Plan) -> tuple[Plan, Totals, Basis, np.ndarray]:
     """Totals with X in an orthonormal basis and y its scaled residual; that basis; and X'X of all columns (unit weights).
 
-    Gram–Schmidt on the products, left to right, and again on rows read anew where it cancels too many digits.
+    Gram–Schmidt on the products, left to right, and again on rows read anew where it cancels too many digits.  The plan comes
+    back too, since its centres may have been too far from the data.
     """
-    p = len(plan.fixed.names)
+    totals = _totals(source, plan, None)
+    if plan.is_far(totals.facts):
+        plan = plan.about(totals.facts.mean)
+        totals = _totals(source, plan, None)
+    p, n, facts = len(plan.fixed.names), totals.facts.n, totals.facts
+    if facts.low[p] == facts.high[p] and not plan.offset:
+        raise ValueError(f"The response is constant ({facts.low[p]:g}): there is nothing to explain.")
+    _check_same(plan, totals)
     B = np.eye(p)
     if has_intercept(plan.fixed):
         B[0] += plan.centres[: plan.d]
     V, c, kept, unclear = np.eye(p), np.zeros(p), np.arange(p), np.zeros(p, bool)
-    XX, size, whole, n = B, np.zeros(p), 0.0, 0
+    XX, size = B.T @ totals.DD[:-1, :-1] @ B, np.sqrt(np.diag(totals.DD)[:-1])
+    weight = facts.mean[-1] if plan.weights else 1.0
+    whole = float(totals.DD[-1, -1]) + n * weight * facts.mean[p] ** 2
     for reading in range(_READINGS):
-        totals = _totals(
-            source, plan, np.block([[V, -c[:, None]], [np.zeros(len(kept)), np.ones(1)]]) if reading else None
-        )
-        G, norm = totals.DD[:-1, :-1], np.sqrt(np.diag(totals.DD)[:-1])
-        if reading and totals.facts.n != n:
+        if reading:
+            M = np.block([[V, -c[:, None]], [np.zeros(len(kept)), np.ones(1)]])
+            totals = _totals(source, plan, M)
+        if totals.facts.n != n:
             raise ValueError("The data gave other rows when they were read again.")
-        if not reading:
-            n = totals.facts.n
-            if totals.facts.low[p] == totals.facts.high[p] and not plan.offset:
-                raise ValueError(f"The response is constant ({totals.facts.low[p]:g}): there is nothing to explain.")
-            XX, size, whole = B.T @ G @ B, norm, float(totals.DD[-1, -1])
+        G, norm = totals.DD[:-1, :-1], np.sqrt(np.diag(totals.DD)[:-1])
         good = (norm > _DEPENDENT * size) | ((norm > 0) & ~unclear)
         T, unclear, smallest = _gram_schmidt(G, norm, good)
         along = np.where(unclear, 0, T.T @ totals.DD[:-1, -1])
         squares = float(totals.DD[-1, -1] - along @ along)
         V, c, kept, size = V @ T, c + V @ (T @ along), kept[good], size[good]
-        if reading and squares <= 1e-28 * whole:
+        settled = smallest > _CANCELS and squares > _CANCELS_Y * totals.DD[-1, -1]
+        if (reading or settled) and squares <= _EXPLAINED * whole:
             raise ValueError("The fixed effects reproduce the response exactly: no variance is left to divide.")
-        if smallest > _CANCELS and squares > _CANCELS_Y * totals.DD[-1, -1]:
+        if settled:
             break
     else:
         raise ValueError(
@@ -292,7 +327,20 @@ def orthonormal(source: Source, plan: Plan) -> tuple[Totals, Basis, np.ndarray]:
     beta = own @ c[kept]
     if has_intercept(plan.fixed):
         beta[0] += plan.centres[plan.d]
-    return totals, Basis(tuple(map(int, kept)), beta, own @ V[kept], float(unit)), XX
+    return plan, totals, Basis(tuple(map(int, kept)), beta, own @ V[kept], float(unit)), XX
+
+
+def _check_same(plan: Plan, totals: Totals) -> None:
+    """ValueError where the columns add up to other means than a first query found, as columns of random numbers do."""
+    facts, D = totals.facts, slice(plan.d + 1)
+    if has_intercept(plan.fixed) and not plan.weights:
+        away = totals.DD[0] / facts.n - (facts.mean - plan.centres)[D]
+        away[0] = 0  # of the ones
+        bad = np.flatnonzero(np.abs(away) > 1e-6 * (facts.sd[D] + np.abs(away)) + 1e-9 * np.abs(facts.mean[D]))
+        if bad.size:
+            raise ValueError(
+                f"'{plan.names[bad[0]]}' had another mean when the table was asked again; make it a fixed one (table.cache())."
+            )
 
 
 def _gram_schmidt(G: np.ndarray, norm: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
