@@ -28,7 +28,7 @@ Others = tuple[tuple[int, slice], ...]  # grouping factors of the rest with thei
 Pairs = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 _MOST = 15_000  # random effects of the rest: one matrix of them takes 1.8 GB
-_CHAINED = 100  # coefficients of a nested factor, from which on it is eliminated level by level
+_CHAINED = 300  # coefficients of a nested factor, from which on it is eliminated level by level
 _WIDEST = 64  # coefficients of a cluster, up to which loops over them are quick enough
 _WRITTEN_OUT = 2e7  # products of the first factor with what comes after it; an evaluation holds some ten such arrays
 # What clusters cost, in multiplications of large matrices: a loop over two of their coefficients, and a product in it.
@@ -42,8 +42,8 @@ class CrossProducts:
     Attributes
     ----------
     n, p : int
-    log_weights : float
-        Σ log w.
+    weight, log_weights : float
+        Mean of w, and Σ log w.
     basis : Basis
     templates : tuple of Template
         For each grouping factor, in the order of the design.
@@ -58,7 +58,7 @@ class CrossProducts:
     Z_maps : tuple of (k, k) arrays
         B with Z = Zᶜ(I ⊗ B): the user's columns in terms of the centred and scaled ones.
     own_maps : tuple of (k, k) arrays
-        The part of B that respects the blocks of the template; a term's θ in this basis has no units.
+        The part of B that respects the blocks of the template, times √weight; a term's θ in this basis has no units.
     ZZ : tuple of (k, k, L) arrays
         Lower triangles of Z_l'Z_l of each grouping factor.
     R : (k, k, L) array
@@ -75,6 +75,7 @@ class CrossProducts:
 
     n: int
     p: int
+    weight: float
     log_weights: float
     basis: Basis
     templates: tuple[Template, ...]
@@ -136,10 +137,11 @@ def crossproducts(design: Design) -> CrossProducts:
     known: dict[int, tuple[float, float]] = {}
     columns = [[c for t in design.terms if t.group == g for c in t.columns] for g in range(len(design.groups))]
     z_columns, Z_maps = zip(*(scaled(c, known) for c in columns), strict=True)
+    weight = 1.0 if design.weights is None else float(design.weights.mean())
     own_maps = tuple(np.zeros_like(B) for B in Z_maps)
     for own, template, c in zip(own_maps, made, columns, strict=True):
         for start, stop in template.blocks:
-            own[start:stop, start:stop] = scaled(c[start:stop], known)[1]
+            own[start:stop, start:stop] = np.sqrt(weight) * scaled(c[start:stop], known)[1]
     sizes = tuple(levels.size for levels in design.groups)
 
     fixed = FixedRows(design.x_columns, design.y, design.offset, design.weights)
@@ -148,13 +150,13 @@ def crossproducts(design: Design) -> CrossProducts:
     for start in fixed.starts():
         sums.add(start, fixed.rows(start), fixed.root_weights(start))
     log_weights = 0.0 if design.weights is None else float(np.log(design.weights).sum())
-    return assemble(sums, design.n, log_weights, fixed.basis, made, Z_maps, own_maps)
+    return assemble(sums, design.n, (weight, log_weights), fixed.basis, made, Z_maps, own_maps)
 
 
 def assemble(
     sums: Sums,
     n: int,
-    log_weights: float,
+    weights: tuple[float, float],
     basis: Basis,
     made: tuple[Template, ...],
     Z_maps: tuple[np.ndarray, ...],
@@ -172,7 +174,7 @@ def assemble(
     parts = sums.compressed(chain, clusters, others)
     p = parts["Rd"].shape[1] - 1
     ZZ, sizes = tuple(sums.ZZ), sums.sizes
-    return CrossProducts(n, p, log_weights, basis, made, sizes, chain, clusters, others, Z_maps, own_maps, ZZ, **parts)
+    return CrossProducts(n, p, *weights, basis, made, sizes, chain, clusters, others, Z_maps, own_maps, ZZ, **parts)
 
 
 def _compressed(

@@ -149,7 +149,8 @@ def build_design(formula: Formula, data: Any, *, weights: Any = None, offset: An
     for bar in formula.bars:
         group = names.index(bar.factors)
         side, columns = build_side(bar.terms, table, n)
-        others = [name for t in terms if t.group == group for name in t.side.names]
+        same = [g for g in range(len(groups)) if g == group or _same_groups(groups[g], groups[group])]
+        others = [name for t in terms if t.group in same for name in t.side.names]
         constant = [bool(c[0] == c[-1] and np.ptp(c) == 0) for c in columns]
         check_identified(bar, side.names, constant, others, groups[group].size, n)
         terms.append(Term(bar, group, side, columns))
@@ -254,6 +255,15 @@ def _response(formula: Formula, table: Table, n: int, series: dict[str, pd.Serie
     return plain
 
 
+def _same_groups(one: Levels, other: Levels) -> bool:
+    """Whether two grouping factors are one by two names."""
+    if one.size != other.size:
+        return False
+    partner = np.zeros(one.size, np.intp)
+    partner[one.codes] = other.codes
+    return bool((partner[one.codes] == other.codes).all()) and len(np.unique(partner)) == one.size
+
+
 def check_identified(
     bar: Bar, names: tuple[str, ...], constant: list[bool], others: list[str], levels: int, n: int
 ) -> None:
@@ -273,7 +283,8 @@ def check_identified(
     twice = next((name for name in names if name in others), None)
     if twice:
         raise ValueError(
-            f"The coefficient '{twice}' varies over '{bar.group}' in two terms, whose variances cannot be told apart. "
+            f"The coefficient '{twice}' varies over '{bar.group}' in two terms (or over the same groups by another name), whose "
+            "variances cannot be told apart. "
             f"Write it once: (x | {bar.group}) already has a random intercept, (0 + x | {bar.group}) has none."
         )
     for name, same in zip(names, constant, strict=True):

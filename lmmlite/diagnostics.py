@@ -14,7 +14,8 @@ from scipy.stats import norm
 from lmmlite.criterion import Criterion, Derivatives
 from lmmlite.crossproducts import crossproducts
 from lmmlite.effects import JointErrors
-from lmmlite.optimize import minimize
+from lmmlite.inference.ddf import fixed
+from lmmlite.optimize import minimize, unitless
 from lmmlite.prediction import own_rows
 from lmmlite.table import Levels
 
@@ -115,21 +116,23 @@ def icc(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
-    criterion, rows = fit.criterion_function, own_rows(fit)
+    rows, criterion = own_rows(fit), fit.criterion_function.unitless()  # columns far from zero lose no digits so
+    theta = unitless(fit.criterion_function, fit.theta)
     templates, q = criterion.cp.templates, len(rows.z)
     share, slope = np.zeros(q + 1), np.zeros((q, criterion.size))
     free = np.zeros(criterion.size, bool)
-    for g, (z, T, t) in enumerate(zip(rows.z, fit._T, templates, strict=True)):
-        A = np.array([[np.mean(a * b) for b in z] for a in z])
+    for g, (z, own, t) in enumerate(zip(rows.z, criterion.cp.own_maps, templates, strict=True)):
+        scaled, T = np.linalg.solve(own.T, np.stack(z)), t.factor(theta)
+        A = scaled @ scaled.T / scaled.shape[1]
         share[g] = np.trace(T.T @ A @ T)
         slope[g, t.index] = 2 * (A @ T)[t.rows, t.cols]
-        free[t.index] = (np.abs(T).sum(axis=0) > 0)[t.cols]
+        free[t.index] = (np.abs(T).sum(axis=0) > 1e-12)[t.cols]
     share[q] = np.mean(1 / rows.weights)
     total = share.sum()
     estimates = np.append(share[:q], share[:q].sum()) / total
     slopes = np.vstack([slope, slope.sum(axis=0)]) / total
     slopes = slopes - estimates[:, None] * slopes[-1]  # of the ICCs
-    H = criterion.evaluate(fit.theta, 2).hessian
+    H = criterion.evaluate(theta, 2).hessian
     assert H is not None
     with np.errstate(divide="ignore", invalid="ignore"):
         V = 2 * np.linalg.inv(H[np.ix_(free, free)])
@@ -161,7 +164,7 @@ def rePCA(fit: MixedModel, scaled: bool = True) -> dict[str, pd.DataFrame]:
     """
     out, names = {}, iter(fit.covariances)
     for term, place in zip(fit.design.terms, fit._places, strict=True):
-        T, own = fit._T[term.group][place, place], fit._cp.own_maps[term.group][place, place]
+        T, own = fit._T[term.group][place, place], fit._cp.own_maps[term.group][place, place] / np.sqrt(fit._cp.weight)
         stops = np.cumsum(term.sizes)
         for start, stop in zip(stops - term.sizes, stops, strict=True):
             label, terms, _ = next(names)
@@ -362,5 +365,6 @@ def cooks_distance(fit: MixedModel, group: str | None = None, refit: bool = True
     Cook (1977). Technometrics 19:15.  Demidenko & Stukel (2005). Statistics in Medicine 24:893.
     """
     change = _row_changes(fit) if group is None else fit.fixef - influence(fit, group, refit)[fit.fixef.index]
-    squares = (change.to_numpy() * np.linalg.solve(fit.vcov, change.T).T).sum(axis=1)
+    inside = np.linalg.solve(fit._cp.basis.to_user, change.T.to_numpy())
+    squares = (np.linalg.solve(fixed(fit).half, inside) ** 2).sum(axis=0)
     return pd.Series(squares / max(len(fit.fixef), 1), change.index, name="cooks_distance")

@@ -32,7 +32,7 @@ class Estimates:
     optimum : Optimum
         Where the search ended, with its trace.
     data
-        The data as given.
+        A copy of the data as given (pandas 3 copies only what is written to).
     columns : (weights, offset)
         Names of those columns, None for an array.
     """

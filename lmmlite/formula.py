@@ -102,6 +102,7 @@ def parse_formula(text: str) -> Formula:
             text,
             len(text),
         )
+    _check_groups(bars, text)
     fixed_text = source(fixed, text) or "1"
     variables = dict.fromkeys(
         itertools.chain(check_expression(source(left, text)), check_expression(fixed_text), *map(_bar_names, bars))
@@ -119,6 +120,8 @@ def update_formula(old: Formula, change: str) -> str:
 
     ``". ~ . - x"`` takes a fixed term out, ``". ~ . + (1 | h)"`` adds a random term, ``". ~ . - (1 | g)"`` takes one out.
     """
+    if not isinstance(change, str):
+        raise TypeError(f"The change must be a string such as '. ~ . - x', not {type(change).__name__}.")
     tokens = list(tokens_of(change))
     check_brackets(tokens, change)
     tilde = next((i for i, t in enumerate(tokens) if t.text == "~"), None)
@@ -143,10 +146,33 @@ def update_formula(old: Formula, change: str) -> str:
             bars += [bar for bar in _bars(term, change) if bar not in bars]
         else:
             check_expression(source(term, change))
+            if minus:
+                _check_present(source(term, change), fixed, change, term[0].start)
             fixed += f" {'-' if minus else '+'} {source(term, change)}"
     terms = [label for label, _ in terms_of(fixed.lstrip(" +") or "1")]
     fixed = " + ".join(["0"] * ("1" not in terms) + [t for t in terms if t != "1"]) or "1"
     return f"{old.response if response == '.' else response} ~ {' + '.join([fixed, *map(str, bars)])}"
+
+
+def _check_groups(bars: list[Bar], text: str) -> None:
+    """FormulaError where two grouping factors, or one and the residual, would have the same name."""
+    for bar in bars:
+        if bar.group == "Residual":
+            raise FormulaError(
+                "The grouping factor 'Residual' has the name of the residual in all tables: rename the column.", text, 0
+            )
+        if any(bar.group == other.group and bar.factors != other.factors for other in bars):
+            raise FormulaError(f"Two grouping factors would be called '{bar.group}': rename a column.", text, 0)
+
+
+def _check_present(taken: str, fixed: str, change: str, place: int) -> None:
+    """FormulaError for a fixed term that is to be taken out and is not there; an intercept may be."""
+    there = [factors for _, factors in terms_of(fixed.lstrip(" +") or "1")]
+    for label, factors in terms_of(f"0 + {taken}"):
+        if label != "1" and factors not in there:
+            raise FormulaError(
+                f"The model has no fixed term '{label}' to take out; it has {fixed.lstrip(' +') or '1'}.", change, place
+            )
 
 
 def terms_of(text: str) -> list[tuple[str, frozenset[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +12,14 @@ import pandas as pd
 from scipy import stats
 
 from lmmlite.design import read_table
-from lmmlite.inference.ddf import Method, rows
+from lmmlite.inference.anova import fixed_rows
+from lmmlite.inference.ddf import Method, in_basis, rows
 from lmmlite.table import as_column
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
+
+_ROUNDING = 1e-6  # relative size of a sum that rounding may leave of zero
 
 Adjustment = Literal["tukey", "holm", "bonferroni", "none"]
 
@@ -25,9 +29,13 @@ def grid_means(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Level combinations of the factors and the contrast L of each: rows of X averaged over the rest of the grid.
 
-    The grid has every level of every factor and every covariate at its mean, or at the values in ``at``.
+    The grid has every level of every factor and every covariate at its mean, or at the values in ``at``.  L has all
+    columns of X, those that were dropped as well.
     """
     side, given = fit.design.fixed, dict(at or {})
+    twice = next((name for name in factors if list(factors).count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' is named twice; each factor of the means is named once.")
     for name in (*factors, *given):
         if name not in side.variables:
             raise ValueError(f"'{name}' is no variable of the fixed part, which has {', '.join(side.variables)}.")
@@ -43,12 +51,52 @@ def grid_means(
         choices[v] = values
     grid = pd.DataFrame(itertools.product(*choices.values()), columns=list(choices))
     coded = {v: as_column(grid[v], v)[0] for v in choices}
-    names = fit.design.fixed.names
-    columns = zip(side.columns(coded, len(grid)), names, strict=True)
-    X = np.column_stack([c for c, name in columns if name not in fit.design.dropped])
+    X = np.column_stack(side.columns(coded, len(grid)))
     levels = list(itertools.product(*(choices[f] for f in factors)))
     L = np.stack([X[(grid[list(factors)] == list(level)).all(axis=1).to_numpy()].mean(axis=0) for level in levels])
     return pd.DataFrame(levels, columns=list(factors)), L
+
+
+def estimable(fit: MixedModel, L: np.ndarray) -> np.ndarray:
+    """Which rows of L, with all columns of X, have one value for all solutions of the normal equations (Searle 1971).
+
+    A dropped column is Xa of those kept, so its coefficient in an estimable row is a times the coefficients of those.
+    """
+    design = fit.design
+    dropped = np.array([name in design.dropped for name in design.fixed.names])
+    if not dropped.any():
+        return np.ones(len(L), bool)
+    columns = design.fixed.columns(read_table(design, fit.data), design.n)
+    missing, own = np.stack([columns[j] for j in np.flatnonzero(dropped)]), L[:, dropped]
+    if "Intercept" in design.names:  # a column far from zero would hide small differences from the others
+        centre = missing.mean(axis=1)
+        missing, own = missing - centre[:, None], own - np.outer(L[:, design.fixed.names.index("Intercept")], centre)
+    basis, along = fixed_rows(design), np.zeros((len(design.names), len(missing)))
+    for start in basis.starts():
+        x, root = basis.rows(start)[:-1], basis.root_weights(start)
+        part = missing[:, start : start + x.shape[1]]
+        along += x @ (part if root is None else part * root).T
+    inside = in_basis(fit, L[:, ~dropped])
+    size = np.outer(np.linalg.norm(inside, axis=1), np.linalg.norm(along, axis=0)) + np.abs(own)
+    return (np.abs(own - inside @ along) <= _ROUNDING * size).all(axis=1)
+
+
+def estimated(fit: MixedModel, L: np.ndarray, labels: Sequence[str], ddf: Method, level: float) -> pd.DataFrame:
+    """`ddf.rows` for rows of L with all columns of X: nan, with a warning, where the data do not determine a row."""
+    known = estimable(fit, L)
+    kept = [name not in fit.design.dropped for name in fit.design.fixed.names]
+    if not known.all():
+        unknown = [label for label, yes in zip(labels, known, strict=True) if not yes]
+        warnings.warn(
+            f"The data do not determine {', '.join(unknown)} (nan in the table): combinations of levels that do not occur "
+            f"are part of it, and {', '.join(fit.design.dropped)} had to be left out of the model.",
+            stacklevel=3,
+        )
+    return rows(fit, L[known][:, kept], ddf, level, list(np.flatnonzero(known))).reindex(range(len(L)))
+
+
+def _labels(chosen: pd.DataFrame) -> list[str]:
+    return [" ".join(map(str, row)) for row in chosen.itertuples(index=False)]
 
 
 def means(
@@ -73,10 +121,11 @@ def means(
     Returns
     -------
     DataFrame
-        The levels, then ``estimate std_error df statistic p_value conf_low conf_high``.
+        The levels, then ``estimate std_error df statistic p_value conf_low conf_high``; nan, with a warning, for a mean that
+        the data do not determine because a combination of levels does not occur (emmeans: nonEst).
     """
     chosen, L = grid_means(fit, [factors] if isinstance(factors, str) else factors, at)
-    return pd.concat([chosen, rows(fit, L, ddf, level)], axis=1)
+    return pd.concat([chosen, estimated(fit, L, _labels(chosen), ddf, level)], axis=1)
 
 
 def pairwise(
@@ -90,16 +139,21 @@ def pairwise(
 ) -> pd.DataFrame:
     """Differences of all pairs of marginal means, with p-values adjusted for their number (intervals are not).
 
+    Differences that the data do not determine are nan, with a warning, and do not count in the family.
+
     ``adjust`` is "tukey" (studentized range), "holm", "bonferroni" or "none".
     """
     chosen, L = grid_means(fit, [factors] if isinstance(factors, str) else factors, at)
-    labels = [" ".join(map(str, row)) for row in chosen.itertuples(index=False)]
+    labels = _labels(chosen)
     pairs = list(itertools.combinations(range(len(L)), 2))
     if not pairs:
         raise ValueError("There is one mean only, so there is no difference to test.")
-    table = rows(fit, np.stack([L[i] - L[j] for i, j in pairs]), ddf, level)
-    table.insert(0, "contrast", [f"{labels[i]} - {labels[j]}" for i, j in pairs])
-    table["p_value"] = adjusted(table, adjust, len(L))
+    names = [f"{labels[i]} - {labels[j]}" for i, j in pairs]
+    table = estimated(fit, np.stack([L[i] - L[j] for i, j in pairs]), names, ddf, level)
+    table.insert(0, "contrast", names)
+    known = table["estimate"].notna().to_numpy()
+    compared = {i for pair, yes in zip(pairs, known, strict=True) if yes for i in pair}
+    table.loc[known, "p_value"] = adjusted(table[known], adjust, len(compared))
     return table
 
 

@@ -26,6 +26,7 @@ from lmmlite.inference import profile as profile_
 from lmmlite.inference.replicates import with_response
 from lmmlite.optimize import minimize, resume
 from lmmlite.summary import Summary, describe
+from lmmlite.table import own_copy, own_values, row_labels
 
 
 def lmer(
@@ -45,7 +46,7 @@ def lmer(
     reml : bool
         Restricted maximum likelihood (the default) or maximum likelihood.
     weights : str or (n,) array-like, optional
-        Prior weights w: the residual variance of row i is σ²/wᵢ.
+        Prior weights w: the residual variance of row i is σ²/wᵢ.  A pandas Series must have the index of the data.
     offset : str or (n,) array-like, optional
         A known part of the mean.
     start : (m,) array-like, optional
@@ -65,13 +66,18 @@ def lmer(
     Bates, Mächler, Bolker & Walker (2015). Fitting linear mixed-effects models using lme4. JSS 67(1).
     """
     parsed = parse_formula(formula)
+    if not isinstance(reml, bool | np.bool_):
+        raise TypeError(f"reml must be True (REML) or False (maximum likelihood), not {reml!r}.")
     names = tuple(given if isinstance(given, str) else None for given in (weights, offset))
+    data = own_copy(data)
     if tables.is_table(data):
         design, cp, data = tables.summed(parsed, data, weights, offset)
     else:
+        index = row_labels(data)
+        weights, offset = own_values(weights, "weights", index), own_values(offset, "offset", index)
         design = build_design(parsed, data, weights=weights, offset=offset)
         cp = crossproducts(design)
-    return _fit(design, cp, data, reml, names, start)
+    return _fit(design, cp, data, bool(reml), names, _numbers(start))
 
 
 def load(path: str | Path) -> MixedModel:
@@ -93,6 +99,13 @@ def load(path: str | Path) -> MixedModel:
     fit = MixedModel(design, criterion, optimum, data, columns)
     saved.check(header, fit)
     return fit
+
+
+def _numbers(start: Any) -> np.ndarray | None:
+    try:
+        return None if start is None else np.array(start, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"start must be the numbers of θ (see fit.theta), not {start!r}.") from None
 
 
 def _criterion(design: Design, cp: CrossProducts, reml: bool) -> tuple[Design, Criterion]:
@@ -170,6 +183,9 @@ class MixedModel(Estimates):
 
     def bootstrap(self, n: int = 1000, statistic: Any = None, seed: Any = None, **options: Any) -> bootstrap_.Bootstrap:
         """Bootstrap a statistic, by default all parameters; see `lmmlite.inference.bootstrap.bootstrap`."""
+        prediction.check_count(n)
+        if statistic is None:
+            tidy.parameters(self)  # refuses two of one name before anything is drawn
         return bootstrap_.bootstrap(self, n, statistic, seed, **options)
 
     @cached_property
@@ -253,6 +269,8 @@ class MixedModel(Estimates):
 
     def refit(self, y: Any) -> MixedModel:
         """Fit the same model to another response, one value for each row used; the search starts from this fit's θ."""
+        has_labels = self.data is None or row_labels(self.data) is not None
+        y = own_values(y, "new response", self.design.index if has_labels else None)
         values = np.asarray(y, np.float64)
         if values.shape != (self.nobs,):
             raise ValueError(

@@ -17,8 +17,9 @@ Robinson (1991). That BLUP is a good thing. Statistical Science 6:15.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +27,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from lmmlite.effects import JointErrors
-from lmmlite.table import Levels, Table, as_column, read_columns
+from lmmlite.sides import Side
+from lmmlite.table import Column, Levels, Table, as_column, own_values, read_columns, row_labels
 
 if TYPE_CHECKING:
     from lmmlite.fitted import Estimates
@@ -159,29 +161,57 @@ def _rows(
     numbers |= {given: None for given in (offset, weights) if isinstance(given, str)}
     labels = dict.fromkeys(f for names in factors.values() for f in names)
     series = read_columns(new, [*numbers, *labels]) if numbers or labels else {}
-    index = next(iter(series.values())).index if series else getattr(new, "index", pd.RangeIndex(len(new)))
+    index = next(iter(series.values())).index if series else _index(new)
     n = len(index)
-    table: Table = {v: as_column(series[v], v)[0] for v in numbers}
+    factors_known = {v for side in (design.fixed, *(t.side for t in terms)) for v in side.levels}
+    table: Table = {v: _column(series[v], v, v in factors_known) for v in numbers}
 
-    def known(given: Any) -> np.ndarray:
-        return np.broadcast_to(np.asarray(table[given] if isinstance(given, str) else given, np.float64), (n,))
+    def known(given: Any, role: str) -> np.ndarray:
+        values = table[given] if isinstance(given, str) else own_values(given, role, row_labels(new))
+        if isinstance(values, pd.Categorical) or np.shape(values) not in ((), (n,)):
+            raise ValueError(f"The {role} must be a column of numbers, or {n} numbers, one for each new row.")
+        return np.broadcast_to(np.asarray(values, np.float64), (n,))
 
-    columns = zip(design.fixed.columns(table, n), design.fixed.names, strict=True)
+    columns = zip(_columns(design.fixed, table, n), design.fixed.names, strict=True)
     x = [column for column, name in columns if name not in design.dropped]
     codes, z = [], []
     for g, levels in enumerate(design.groups):
-        z.append([c for t in terms if t.group == g for c in t.side.columns(table, n)])
+        z.append([c for t in terms if t.group == g for c in _columns(t.side, table, n)])
         own = [series[f] for f in factors.get(g, ())]
         codes.append(_codes(levels, own, new_levels) if own else np.full(n, -1))
-    w = known(1 if weights is None else weights)
+    w = known(1 if weights is None else weights, "weights")
     if (w <= 0).any():
         raise ValueError(f"Weights must be positive; row {int(np.flatnonzero(w <= 0)[0])} has {w[w <= 0][0]:g}.")
-    return Rows(index, x, codes, z, known(0 if design.offset is None else offset), w)
+    return Rows(index, x, codes, z, known(0 if design.offset is None else offset, "offset"), w)
+
+
+def _index(new: Any) -> pd.Index:
+    """Labels of new rows of which no column is needed."""
+    if isinstance(new, Mapping):
+        return next(iter(read_columns(new, map(str, new)).values())).index
+    return new.index if isinstance(new, pd.DataFrame) else pd.RangeIndex(len(new))
+
+
+def _columns(side: Side, table: Table, n: int) -> list[np.ndarray]:
+    """Columns of one side for new rows; nan where a factor is missing, which formulaic takes for its first level."""
+    columns = side.columns(table, n)
+    factors = [column for column in map(table.__getitem__, side.variables) if isinstance(column, pd.Categorical)]
+    missing = np.any([factor.codes < 0 for factor in factors], axis=0)
+    return [np.where(missing, np.nan, c) for c in columns] if missing.any() else columns
+
+
+def _column(series: pd.Series, name: str, is_factor: bool) -> Column:
+    """A column of new rows, in which every value may be missing."""
+    if not series.isna().all():
+        return as_column(series, name)[0]
+    return pd.Categorical(np.full(len(series), None)) if is_factor else np.full(len(series), np.nan)
 
 
 def _codes(levels: Levels, columns: list[pd.Series], new_levels: NewLevels) -> np.ndarray:
     """Level codes of new rows, −1 for unseen ones where those are allowed."""
     codes = levels.codes_of(columns)
+    if (codes < 0).all():
+        levels.check_kinds(columns)
     unseen = np.flatnonzero(codes < 0)
     if unseen.size and new_levels == "error":
         label = ":".join(str(c.iloc[unseen[0]]) for c in columns)
@@ -196,11 +226,23 @@ def _chosen_groups(fit: MixedModel, random: bool | Sequence[str]) -> set[str]:
     names = [levels.name for levels in fit.design.groups]
     if isinstance(random, bool | np.bool_):
         return set(names) if random else set()
+    if not isinstance(random, Iterable):
+        raise TypeError(
+            f"random must be True, False, or names of grouping factors ({', '.join(names)}), not {random!r}."
+        )
     random = [random] if isinstance(random, str) else list(random)
     unknown = [g for g in random if g not in names]
     if unknown:
         raise ValueError(f"The model has no random effects for '{unknown[0]}'; it has {', '.join(names)}.")
     return set(random)
+
+
+def check_count(n: Any) -> None:
+    """Raise an error for a number of draws that is no whole number from 1 on."""
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise TypeError(f"n must be a whole number, not {n!r}.")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")
 
 
 def draw(rng: np.random.Generator, fit: MixedModel, mean: np.ndarray, T: list[np.ndarray], sigma: float) -> np.ndarray:
@@ -213,8 +255,7 @@ def draw(rng: np.random.Generator, fit: MixedModel, mean: np.ndarray, T: list[np
 
 def simulate(fit: MixedModel, n: int, seed: Any) -> pd.DataFrame:
     """New responses from the fitted model; see `MixedModel.simulate`."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
+    check_count(n)
     rng, mean = np.random.default_rng(seed), fitted(fit, random=False)
     columns = [draw(rng, fit, mean, fit._T, fit.sigma) for _ in range(n)]
     return pd.DataFrame(np.column_stack(columns), fit.design.index, [f"sim_{i + 1}" for i in range(n)])

@@ -17,6 +17,9 @@ _CLEAR = 20.0  # rise of the criterion without a block that leaves no doubt that
 _MANY_LEVELS = 1000  # of a grouping factor, from which on its variances are not looked for again
 _FEW_ROWS = 100  # up to which every fit is searched again
 _UNEVEN = 100.0  # times the median: information of one level that makes several minima likely
+_SPREAD = 50.0  # ratio of what the levels tell, from which on other valleys are looked for
+_SCALES = 10 ** np.linspace(0.5, 3.5, 7)  # by which a block is made larger or smaller in that
+_NO_WORSE = 1e-9  # change of the criterion that counts as none
 _SIZES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of T, to begin with
 _LOWEST = (2, 1, 4, 2, 1, 2, 6)  # starts of each kind that are tried
 
@@ -36,6 +39,8 @@ def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool 
         or is_singular(criterion, best.theta)
         or information.max() > _UNEVEN * np.median(information)
     )
+    if any(_is_uneven(np.einsum("aal->l", ZZ)) for ZZ in criterion.cp.ZZ):
+        yield from _valleys(criterion, best)
     for g, t, own in blocks(criterion):
         T = t.factor(best.theta)[own, own]
         if len(T) == 1 and not T:
@@ -87,6 +92,25 @@ def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], .
     rng = np.random.default_rng(0)
     drawn = [rng.normal(size=criterion.size) * size for size in np.repeat([0.3, 3.0, 30.0], 2)]
     return sizes[:-1], sizes[-1:], directions, signs, scaled, appearing, drawn
+
+
+def _is_uneven(information: np.ndarray) -> bool:
+    """Whether some levels of a grouping factor tell much more than others of its effects."""
+    known = information[information > 0]
+    return known.size > 0 and bool(known.max() > _SPREAD * known.min())
+
+
+def _valleys(criterion: Criterion, best: Evaluation) -> Iterator[np.ndarray]:
+    """Where the criterion falls again as one block of T grows or shrinks, the others kept."""
+    for _, t, own in blocks(criterion):
+        T = t.factor(best.theta)[own, own]
+        T = T if np.linalg.norm(T) > 0.01 else np.eye(len(T))
+        for scales in (_SCALES, 1 / _SCALES):
+            tried = [with_block(t, best.theta, own, c * T) for c in scales]
+            values = [best.value, *(e.value if (e := evaluated(criterion, theta, 0)) else np.inf for theta in tried)]
+            falls = np.flatnonzero(np.diff(values) < -_NO_WORSE)
+            if falls.size:
+                yield tried[falls[0] + int(np.argmin(values[falls[0] + 1 :]))]
 
 
 def _is_minimum(criterion: Criterion, theta: np.ndarray, g: int, own: slice) -> bool:

@@ -4,7 +4,11 @@ The file is a zip archive of NumPy arrays (``.npz``, read without pickle).  One 
 
     {"format": "lmmlite fit", "version": 1, "formula": …, "reml": …, "theta": […], "criterion": …, "message": …,
      "converged": …, "columns": [{"name": …, "kind": "numbers"} | {"name": …, "kind": "factor", "levels": […],
-     "ordered": …, "categorical": …}, …], "weights": null | true | name, "offset": likewise, "index": number of columns}
+     "ordered": …, "categorical": …, "dtype": …}, …],
+     "weights": null | true | name, "offset": likewise, "index": number of columns}
+
+Dates, and whole numbers beyond float64 of which some are missing, are factors; ``dtype`` is what their levels become again
+(null for other factors).
 
 The columns are the arrays ``column0``, ``column1`` …: numbers, or codes of levels with −1 for missing; the last ones are the
 index.  What was searched for, θ, is kept; everything else is computed anew from the columns when a file is opened, and the
@@ -47,7 +51,8 @@ def save(fit: MixedModel, path: str | Path) -> None:
     columns = list(zip(names, series, strict=True))
     if not isinstance(index, pd.RangeIndex) or index.start or index.step != 1:
         columns += [(index.names[i], index.get_level_values(i).to_series()) for i in range(index.nlevels)]
-    described, arrays = zip(*(_encoded(name, s) for name, s in columns), strict=True)
+    what = [f"Column '{name}'" for name in names] + ["The index of the data"] * (len(columns) - len(names))
+    described, arrays = zip(*(_encoded(name, s, w) for (name, s), w in zip(columns, what, strict=True)), strict=True)
     given: list[str | bool | None] = []
     extra = {}
     for role, name, values in zip(("weights", "offset"), fit.columns, (design.weights, design.offset), strict=True):
@@ -116,24 +121,42 @@ def check(header: dict[str, Any], fit: MixedModel) -> None:
         )
 
 
-def _encoded(name: Any, series: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
+def _encoded(name: Any, series: pd.Series, what: str) -> tuple[dict[str, Any], np.ndarray]:
+    """A column's description and its array; ``what`` names it in errors."""
     dtype = series.dtype
-    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype):
-        plain = isinstance(dtype, np.dtype)
-        return {"name": name, "kind": "numbers"}, series.to_numpy() if plain else series.to_numpy(
-            float, na_value=np.nan
-        )
-    factor = series.array if isinstance(dtype, pd.CategoricalDtype) else pd.Categorical(series)
-    levels = factor.categories.tolist()
-    if not all(isinstance(level, str | int | float) for level in levels):
-        raise ValueError(f"Column '{name}' has levels that are neither text nor numbers; convert them before fitting.")
     categorical = isinstance(dtype, pd.CategoricalDtype)
-    described = {"levels": levels, "ordered": bool(factor.ordered), "categorical": categorical}
-    return {"name": name, "kind": "factor", **described}, np.asarray(factor.codes)
+    large = pd.api.types.is_integer_dtype(dtype) and bool(series.isna().any()) and bool((series.abs() > 2**53).any())
+    if (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)) and not categorical and not large:
+        if isinstance(dtype, np.dtype):
+            return {"name": name, "kind": "numbers"}, series.to_numpy()
+        if pd.api.types.is_integer_dtype(dtype) and not series.isna().any():  # of any size
+            return {"name": name, "kind": "numbers"}, series.to_numpy(f"{dtype.kind}8")
+        return {"name": name, "kind": "numbers"}, series.to_numpy(np.float64, na_value=np.nan)
+    is_date = isinstance(dtype, pd.PeriodDtype) or (dtype.kind in "mM" and not isinstance(dtype, pd.ArrowDtype))
+    factor = series.array if categorical else pd.Categorical(series)
+    labels = factor.categories
+    levels = [str(label) for label in labels] if is_date else [int(v) for v in labels] if large else labels.tolist()
+    if not all(isinstance(level, str | int | float) for level in levels):
+        raise ValueError(f"{what} has levels that are neither text nor numbers; convert them before fitting.")
+    described = {
+        "name": name,
+        "kind": "factor",
+        "levels": levels,
+        "ordered": bool(factor.ordered),
+        "categorical": categorical,
+        "dtype": str(dtype) if is_date or large else None,
+    }
+    codes = np.asarray(factor.codes)
+    if is_date and not pd.Index(_decoded(described, codes)).equals(pd.Index(series)):
+        raise ValueError(f"{what} is of type {dtype}, which a file cannot hold; convert it to text before fitting.")
+    return described, codes
 
 
 def _decoded(described: dict[str, Any], values: np.ndarray) -> pd.Series:
     if described["kind"] == "numbers":
         return pd.Series(values)
     factor = pd.Categorical.from_codes(values, described["levels"], ordered=described["ordered"])
+    if described.get("dtype"):
+        labels = pd.Index(described["levels"], dtype=object).astype(described["dtype"])
+        return pd.Series(labels.take(values, fill_value=pd.NA))
     return pd.Series(factor) if described["categorical"] else pd.Series(factor).astype(object)

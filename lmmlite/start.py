@@ -18,7 +18,7 @@ def starting_theta(criterion: Criterion) -> np.ndarray:
     """A unitless θ, diagonal in every block."""
     cp = criterion.cp
     ratios = backfitted(cp) if cp.rest.q > _FEW_COLUMNS and not cp.above else moments(cp)
-    return to_theta(cp.templates, [np.diag(np.sqrt(np.clip(ratio, 0.01, 100.0))) for ratio in ratios])
+    return to_theta(cp.templates, [np.diag(np.sqrt(np.clip(cp.weight * ratio, 0.01, 100.0))) for ratio in ratios])
 
 
 def moments(cp: CrossProducts) -> list[np.ndarray]:
@@ -66,7 +66,7 @@ def backfitted(cp: CrossProducts) -> list[np.ndarray]:
 
     Zy = {cp.first: blocks.matmul(cp.R, y), **_by_factor(cp, W_y + of_rest(y))}
     b = {g: np.zeros_like(z) for g, z in Zy.items()}
-    ratio = {g: np.full(len(z), 0.2) for g, z in Zy.items()}
+    ratio = {g: np.full(len(z), 0.2 / cp.weight) for g, z in Zy.items()}
     total = cp.W.tail[-1, -1] + (y**2).sum()
     for _ in range(_ROUNDS):
         F = {g: _shrinkage(cp.ZZ[g], ratio[g]) for g in b}
@@ -84,7 +84,9 @@ def backfitted(cp: CrossProducts) -> list[np.ndarray]:
         variance = max(total - sum(np.vdot(b[g], Zy[g]) for g in b), 1e-6 * total) / cp.n
         for g, effects in b.items():
             known = effects.shape[1] - (F[g] ** 2).sum(axis=(0, 2)) / ratio[g]
-            ratio[g] = np.clip((effects**2).sum(axis=1) / np.maximum(known, 1e-300) / variance, 1e-4, 1e4)
+            ratio[g] = np.clip(
+                (effects**2).sum(axis=1) / np.maximum(known, 1e-300) / variance, 1e-4 / cp.weight, 1e4 / cp.weight
+            )
     return [ratio[g] for g in range(len(ratio))]
 
 

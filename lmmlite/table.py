@@ -18,7 +18,68 @@ import pandas as pd
 Column = np.ndarray | pd.Categorical
 Table = dict[str, Column]
 LARGEST = 1e150  # squares and their sums over rows stay finite
+_COPY_ON_WRITE = int(pd.__version__.split(".")[0]) >= 3
 _NUMBERS = {"integer", "floating", "mixed-integer", "mixed-integer-float", "decimal", "complex"}
+
+
+def own_copy(data: Any) -> Any:
+    """Data that stay as they are when the caller changes a data frame or mapping afterwards.
+
+    Raises
+    ------
+    TypeError
+        For a bare array, whose columns have no names.
+    """
+    if isinstance(data, np.ndarray):
+        raise TypeError("The data must be a data frame or a mapping of columns, not ndarray.")
+    if isinstance(data, pd.DataFrame | pd.Series):
+        # From pandas 3 on whoever writes first copies, so sharing is free; before, a write would reach the fit.
+        return data.copy(deep=not _COPY_ON_WRITE)
+    if isinstance(data, Mapping):
+        return {key: _copy_of_column(data[key]) for key in data}
+    return data.clone() if type(data).__module__.startswith("polars.") and hasattr(data, "clone") else data
+
+
+def _copy_of_column(column: Any) -> Any:
+    if isinstance(column, pd.Series):
+        return own_copy(column)
+    return column.copy() if hasattr(column, "copy") else column  # a tuple or a polars Series
+
+
+def own_values(given: Any, role: str, index: pd.Index | None) -> Any:
+    """A column's name, None, or a copy of values, one for each row, whose labels must be ``index`` (None: no labels).
+
+    Raises
+    ------
+    ValueError
+        For a pandas Series with other labels, or in another order: by position its values would be other rows'.
+    """
+    if given is None or isinstance(given, str) or np.ndim(given) == 0:
+        return given
+    labels = given.index if isinstance(given, pd.Series) else None
+    if labels is not None and isinstance(index, pd.Index) and len(labels) == len(index) and not labels.equals(index):
+        row = next((i for i, (a, b) in enumerate(zip(labels, index, strict=True)) if a != b), 0)
+        if labels.is_unique and index.is_unique and index.isin(labels).all():
+            do = "The labels are the same in another order: use .loc[index of the data]"
+        else:
+            do = "Give it the index of the data"
+        raise ValueError(
+            f"The {role} given as a pandas Series: label {_shown(labels, row)} where row {row} of the data has "
+            f"{_shown(index, row)}. {do}, or .to_numpy() if its values are in the order of the rows."
+        )
+    values = _to_array(given)
+    if isinstance(values, pd.Series) and pd.api.types.is_numeric_dtype(values.dtype):
+        values = values.to_numpy(np.float64, na_value=np.nan)
+    return np.array(values)
+
+
+def _shown(labels: pd.Index, row: int) -> str:
+    return repr(labels[row : row + 1].tolist()[0])  # 7, not np.int64(7)
+
+
+def row_labels(data: Any) -> pd.Index | None:
+    """The labels of the rows of a pandas data frame, None for other data."""
+    return data.index if isinstance(data, pd.DataFrame) else None
 
 
 def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
@@ -34,26 +95,34 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     if is_query(data):
         raise TypeError(f"The data are a query ({type(data).__name__}): fetch its rows as a data frame first.")
     if type(data).__module__.startswith("pyarrow."):
-        data = data.to_pandas()
+        data = _from_arrow(data)
     if not isinstance(data, Mapping) and not hasattr(data, "columns"):
         raise TypeError(f"The data must be a data frame or a mapping of columns, not {type(data).__name__}.")
     keys = list(data.keys() if isinstance(data, Mapping) else data.columns)
     present = [str(key) for key in keys]
-    columns = {}
+    columns, labels = {}, {}
     for name in names:
         check_names([name], present)
         if present.count(name) > 1:
             raise ValueError(f"The data have {present.count(name)} columns named '{name}'; rename them.")
         column = data[keys[present.index(name)]]
-        if not isinstance(column, pd.Series):
+        if isinstance(column, pd.Series):
+            labels[name] = column.index
+        else:
             array = _to_array(column)
             if array.ndim > 1:
                 raise ValueError(f"Column '{name}' has the shape {array.shape}; it must have one value for each row.")
-            column = pd.Series(np.atleast_1d(array), name=name)
+            column = array.rename(name) if isinstance(array, pd.Series) else pd.Series(np.atleast_1d(array), name=name)
         columns[name] = column
     lengths = {name: len(c) for name, c in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns differ in length: {lengths}.")
+    other = next((name for name in labels if not labels[name].equals(next(iter(labels.values())))), None)
+    if other is not None and isinstance(data, Mapping):
+        raise ValueError(
+            f"Columns '{next(iter(labels))}' and '{other}' are pandas Series with different labels: make one "
+            "data frame of all, or pass .to_numpy() of each if their values are in the same order."
+        )
     if not columns or not next(iter(lengths.values())):
         raise ValueError("The data have no rows.")
     return columns
@@ -74,7 +143,59 @@ def check_names(names: Iterable[str], present: Sequence[str]) -> None:
 
 
 def _to_array(column: Any) -> Any:
-    return column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+    """A column as an array, or as a Series where an array would lose missing values, categories or digits."""
+    if isinstance(column, pd.Series):
+        return column
+    if isinstance(column, pd.Index | pd.api.extensions.ExtensionArray):
+        return pd.Series(column)
+    if isinstance(column, np.ma.MaskedArray):
+        return _masked(np.asarray(column.data), np.ma.getmaskarray(column))
+    if type(column).__module__.startswith("polars."):
+        return _from_polars(column)
+    if hasattr(column, "to_numpy"):
+        return column.to_numpy()
+    array = np.asarray(column)
+    return _objects(column) if isinstance(column, list | tuple) and _is_coerced(array, column) else array
+
+
+def _masked(values: np.ndarray, missing: np.ndarray) -> Any:
+    """Values of which some are missing: whole numbers stay whole."""
+    if values.ndim != 1 or not missing.any():
+        return values
+    kind = {"i": pd.Int64Dtype(), "u": pd.UInt64Dtype(), "b": pd.BooleanDtype()}.get(values.dtype.kind)
+    return pd.Series(values, dtype=kind).mask(missing)
+
+
+def _from_polars(column: Any) -> Any:
+    if type(column.dtype).__name__ == "Enum":
+        return pd.Series(pd.Categorical(column.to_list(), categories=list(column.dtype.categories)))
+    if column.dtype.is_integer() and column.null_count():
+        return _masked(column.fill_null(0).to_numpy(), column.is_null().to_numpy())
+    return column.to_numpy()
+
+
+def _from_arrow(data: Any) -> Any:
+    """A table of pyarrow in pandas; whole numbers with nulls stay whole."""
+    if not hasattr(data, "schema"):
+        return data.to_pandas()
+    nulls = {field.type for field, column in zip(data.schema, data.columns, strict=True) if column.null_count}
+    names = {t: str(t).replace("uint", "UInt").replace("int", "Int") for t in nulls if "int" in str(t)[:4]}
+    return data.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(name) for t, name in names.items()}.get)
+
+
+def _is_coerced(array: np.ndarray, values: Sequence[Any]) -> bool:
+    """Whether NumPy made text of things that are no text, or floats of whole numbers that float64 does not hold."""
+    if array.ndim != 1 or array.dtype.kind not in "USf":
+        return False
+    if array.dtype.kind == "f":
+        return any(isinstance(v, int | np.integer) and int(float(v)) != v for v in values)
+    return not all(isinstance(v, str | bytes) for v in values)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
@@ -175,6 +296,16 @@ class Levels:
         words = [labels.astype(str).to_numpy(object)[own] for own, labels in self._parts]
         return pd.Index([":".join(w) for w in zip(*words, strict=True)], name=self.name)
 
+    def check_kinds(self, columns: list[pd.Series]) -> None:
+        """ValueError where no label of a factor is known and their kind is another, as text for numbers."""
+        for (_, labels), column in zip(self._parts, columns, strict=True):
+            known, new = _kind_of_labels(labels), _kind_of_labels(pd.Index(column.dropna().unique()))
+            if known != new != "" and (labels.get_indexer(pd.Index(column)) < 0).all():
+                raise ValueError(
+                    f"No level of '{column.name}' is known: in the fit they are {known}, as {_shown(labels, 0)}, and in the "
+                    f"new rows {new}, as {_shown(pd.Index(column.dropna()), 0)}. Convert the column to its type in the fit."
+                )
+
     def codes_of(self, columns: list[pd.Series]) -> np.ndarray:
         """Codes of new rows; −1 for a level that the fit has not seen."""
         found = [labels.get_indexer(pd.Index(c)) for (_, labels), c in zip(self._parts, columns, strict=True)]
@@ -185,6 +316,13 @@ class Levels:
         order = np.argsort(key)
         place = np.clip(np.searchsorted(key[order], code), 0, self.size - 1)
         return np.where(key[order][place] == code, order[place], -1)
+
+
+def _kind_of_labels(labels: pd.Index) -> str:
+    """What labels are, in a word; empty where there are none."""
+    values = labels.categories if isinstance(labels, pd.CategoricalIndex) else labels
+    kind = pd.api.types.infer_dtype(values) if len(values) else ""
+    return "numbers" if kind in _NUMBERS | {"boolean"} else {"string": "text", "empty": ""}.get(kind, kind)
 
 
 def drop_unused(factor: pd.Categorical) -> pd.Categorical:

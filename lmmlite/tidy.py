@@ -54,8 +54,18 @@ def random_parameters(fit: Estimates) -> Iterator[tuple[str, int, int, int]]:
 
 
 def named(fit: Estimates, T: list[np.ndarray], sigma: float, fixef: Any) -> dict[str, float]:
-    """Parameters by name from relative factors, σ and β; nan for a correlation with something that does not vary."""
-    out = {}
+    """Parameters by name from relative factors, σ and β; nan for a correlation with something that does not vary.
+
+    Raises
+    ------
+    ValueError
+        Where two parameters would have one name, as ``sigma`` with a covariate of that name.
+    """
+    out: dict[str, float] = {}
+    names = [*(name for name, *_ in random_parameters(fit)), "sigma", *fit.design.names]
+    if len(set(names)) < len(names):
+        twice = max(names, key=names.count)
+        raise ValueError(f"Two parameters would be called '{twice}': rename the column of the data that is called so.")
     for name, g, i, j in random_parameters(fit):
         a, b = np.linalg.norm(T[g][i]), np.linalg.norm(T[g][j])
         correlation = T[g][i] @ T[g][j] / (a * b) if a * b else np.nan
@@ -96,6 +106,9 @@ def glance(fit: MixedModel) -> pd.DataFrame:
 def augment(fit: MixedModel) -> pd.DataFrame:
     """The rows used, with ``fitted``, ``fixed`` (population prediction) and ``resid``."""
     data = own_frame(fit)
+    taken = [name for name in ("fitted", "fixed", "resid") if name in data.columns]
+    if taken:
+        raise ValueError(f"The data have a column '{taken[0]}', which would be overwritten: rename it, and fit again.")
     return data.assign(fitted=fit.fitted, fixed=fit.predict(random=False), resid=fit.residuals())
 
 

@@ -162,6 +162,7 @@ def test_joint_draws(chained, formula):
 def test_many_levels(monkeypatch):
     """Memory does not grow with the square of their number: nothing dense of more than [X y] is left."""
     monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 50)
+    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_CHAINED", 100)
     rng = np.random.default_rng(5)
     c = np.arange(20_000) % 4000
     data = pd.DataFrame({"a": c // 40, "b": c // 8, "c": c, "x": rng.normal(size=20_000)})

@@ -2,20 +2,22 @@
 
 Type I: each term after those before it, from the Doolittle factor of X'X.  Type II: each term after all that do not contain
 it.  Type III: effects averaged over the levels of all other factors, whatever coding the fit used (SAS; Kuznetsova et al. 2017).
+The matrices are for the coefficients in the orthonormal basis X = QR, where no covariate is far from zero.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import linalg, stats
 
+from lmmlite.basis import FixedRows
 from lmmlite.design import Design, read_table
 from lmmlite.expressions import tokens_of
-from lmmlite.inference.ddf import Method, test
+from lmmlite.inference.ddf import Method, in_basis, test
 from lmmlite.sides import Side, build_side
 
 if TYPE_CHECKING:
@@ -46,34 +48,87 @@ def _kept_columns(design: Design) -> dict[str, list[int]]:
     return {t: c for t, c in terms.items() if c}
 
 
-def _contains(term: str, other: str, factors: set[str]) -> bool:
+def term_variables(side: Side) -> dict[str, frozenset[str]]:
+    """The variables or transforms that each term multiplies, without the coding of factors: C(f, contr.sum):x -> {f, x}."""
+    if isinstance(side.recipe, tuple):
+        return {":".join(v for v, _ in column): frozenset(v for v, _ in column) for column in side.recipe if column}
+    expression, out = side.recipe.expression, {}
+    for term in side.recipe.spec.term_indices:
+        parts = (str(factor.expr) for factor in term.factors)
+        bare = (_coded(part) or part for part in parts)
+        out[expression.restore(str(term))] = frozenset(expression.columns.get(p, expression.restore(p)) for p in bare)
+    return out
+
+
+def _coded(part: str) -> str:
+    """f of C(f, …), empty for anything else."""
+    return part[2:-1].split(",")[0].strip() if part.startswith("C(") else ""
+
+
+def factors_of(side: Side) -> set[str]:
+    """Variables that stand for their levels: factors, and numbers that occur in C(…) only."""
+    if isinstance(side.recipe, tuple):
+        return set(side.levels)
+    parts = {str(factor.expr) for term in side.recipe.spec.term_indices for factor in term.factors}
+    columns = side.recipe.expression.columns
+    coded = {columns[name] for name in map(_coded, parts) if name in columns}
+    return set(side.levels) | (coded - {columns[part] for part in parts if part in columns})
+
+
+def _contains(term: frozenset[str], other: frozenset[str], factors: set[str]) -> bool:
     """Whether ``other`` has the same covariates as ``term`` and more factors (SAS's rule)."""
-    one, two = set(_parts(term)), set(_parts(other))
-    return one - factors == two - factors and one & factors < two & factors
+    return term - factors == other - factors and term & factors < other & factors
 
 
-def _doolittle(gram: np.ndarray) -> np.ndarray:
-    """U of X'X = LU with a unit diagonal: row j is the contrast of column j after those before it."""
-    R = np.linalg.cholesky(gram).T
-    return R / np.diag(R)[:, None]
+def fixed_rows(design: Design) -> FixedRows:
+    """The rows of X, in an orthonormal basis, as the cross-products sum them."""
+    return FixedRows(design.x_columns, design.y, design.offset, design.weights)
 
 
-def type_1(design: Design) -> dict[str, np.ndarray]:
-    U = _doolittle(design.XX)
-    return {term: U[columns] for term, columns in _kept_columns(design).items()}
+def between(one: FixedRows, other: FixedRows) -> np.ndarray:
+    """Q'Q₀ of two orthonormal bases over the same rows."""
+    products = np.zeros((len(one.basis.kept), len(other.basis.kept)))
+    for start in one.starts():
+        products += one.rows(start)[:-1] @ other.rows(start)[:-1].T
+    return products
 
 
-def type_2(design: Design) -> dict[str, np.ndarray]:
-    terms, gram, factors = _kept_columns(design), design.XX, set(design.fixed.levels)
+def _root(design: Design) -> np.ndarray:
+    """H, (p, p), with H'H = X̃'X̃ for the X̃ = XR⁻¹ of the basis, orthonormal as it stands only where rows have no weights."""
+    if not design.has_rows:
+        return np.eye(len(design.XX))  # with weights an error that says what is missing
+    if design.weights is None:
+        return np.eye(len(design.names))
+    rows, gram = fixed_rows(design), np.zeros((len(design.names),) * 2)
+    for start in rows.starts():
+        x = rows.rows(start)[:-1] / rows.root_weights(start)
+        gram += x @ x.T
+    return np.linalg.cholesky(gram).T
+
+
+def _doolittle(root: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Row j is the contrast of column j of X̃R after those before it, as from X'X = LU with a unit diagonal."""
+    X = root @ R
+    Q = np.linalg.qr(X / np.linalg.norm(X, axis=0))[0]
+    return Q.T @ root / np.einsum("ij,ij->j", Q, X)[:, None]
+
+
+def type_1(fit: MixedModel) -> dict[str, np.ndarray]:
+    U = _doolittle(_root(fit.design), np.linalg.inv(fit.criterion_function.cp.basis.to_user))
+    return {term: U[columns] for term, columns in _kept_columns(fit.design).items()}
+
+
+def type_2(fit: MixedModel) -> dict[str, np.ndarray]:
+    design, to_user = fit.design, fit.criterion_function.cp.basis.to_user
+    terms, variables, factors = _kept_columns(design), term_variables(design.fixed), factors_of(design.fixed)
     out = {}
     for term, columns in terms.items():
-        above = [j for other, c in terms.items() if _contains(term, other, factors) for j in c]
-        rows = np.eye(len(gram))[columns]
+        above = [j for o, c in terms.items() if _contains(variables[term], variables[o], factors) for j in c]
+        out[term] = to_user[columns]
         if above:
-            order = [j for j in range(len(gram)) if j not in columns + above] + columns + above
-            U = _doolittle(gram[np.ix_(order, order)])
-            rows[:, order] = U[[order.index(j) for j in columns]]
-        out[term] = rows
+            order = [j for j in range(len(to_user)) if j not in columns + above] + columns + above
+            U = _doolittle(_root(design), np.linalg.inv(to_user)[:, order])
+            out[term] = U[[order.index(j) for j in columns]]
     return out
 
 
@@ -81,47 +136,66 @@ def type_3(fit: MixedModel) -> dict[str, np.ndarray]:
     """Effects averaged equally over the levels of every other factor.
 
     In treatment coding the effect of a column then is its coefficient plus, for each column that multiplies it by levels of
-    further factors f, that coefficient over Π n_f; with any other coding, X = X_treatment M carries this over.
+    further factors f, that coefficient over Π n_f; with any other coding, the common column space carries this over.
     """
     design = fit.design
-    terms, factors = _kept_columns(design), set(design.fixed.levels)
-    if not any(_contains(a, b, factors) for a in terms for b in terms):
-        return {term: np.eye(len(design.names))[columns] for term, columns in terms.items()}
+    side, factors = design.fixed, factors_of(design.fixed)
+    terms, variables = _kept_columns(design), term_variables(side)
+    if not any(_contains(variables[a], variables[b], factors) for a in terms for b in terms):
+        return {term: in_basis(fit, np.eye(len(design.names))[columns]) for term, columns in terms.items()}
     if design.dropped:
         raise ValueError(
             f"Type III tests need every cell of the design; {', '.join(design.dropped)} had to be left out. Use type 2 or 1."
         )
-    side, M = design.fixed, np.eye(len(design.names))
-    expression = treatment_coded(design.formula.fixed)
+    expression, to_basis = treatment_coded(design.formula.fixed), fit.criterion_function.cp.basis.to_user
     if expression != design.formula.fixed:
         table = read_table(design, fit.data)
-        side, columns = build_side(expression, table, design.n)
-        M = linalg.lstsq(np.column_stack(columns), design.X)[0]
-    parts = [_split_name(name) for name in side.names]
-    sizes = {v: len(levels) for v, levels in side.levels.items()}
+        numbers = {v: pd.Categorical(table[v]) for v in factors - set(side.levels)}
+        side, columns = build_side(expression, {**table, **numbers}, design.n)
+        coded = FixedRows(columns, design.y, design.offset, design.weights)
+        to_basis = coded.basis.to_user @ between(coded, fixed_rows(design))
+    L, places = _averages(side), term_columns(side)
+    indices = {parts: places[term] for term, parts in term_variables(side).items() if term in places}
+    return {term: L[indices[variables[term]]] @ to_basis for term in terms}
+
+
+def _averages(side: Side) -> np.ndarray:
+    """The effect of each column of a treatment-coded side, averaged over the levels of all other factors, (p, p)."""
+    parts, sizes = column_parts(side), {v: len(levels) for v, levels in side.levels.items()}
     L = np.zeros((len(parts), len(parts)))
     for j, own in enumerate(parts):
         for i, other in enumerate(parts):
-            further = [part for part in other if part not in own]
-            if own <= other and all("[T." in part for part in further):
-                L[j, i] = np.prod([1 / sizes[part.split("[T.")[0]] for part in further])
-    indices = {tuple(_parts(term)): columns for term, columns in term_columns(side).items()}
-    return {term: L[indices[tuple(_parts(term))]] @ M for term in terms}
+            further = other - own
+            if own <= other and all(level is not None for _, level in further):
+                L[j, i] = np.prod([1 / sizes[v] for v, _ in further])
+    return L
 
 
-def _split_name(name: str) -> frozenset[str]:
-    """The factors of a column's name, cut at the colons outside brackets: x:f[T.b:c] -> x, f[T.b:c]."""
-    if name == "Intercept":
-        return frozenset()
-    depth, parts, part = 0, [], ""
-    for character in name:
-        depth += (character in "([") - (character in ")]")
-        if character == ":" and depth == 0:
-            parts.append(part)
-            part = ""
-        else:
-            part += character
-    return frozenset([*parts, part])
+def column_parts(side: Side) -> list[frozenset[tuple[str, int | None]]]:
+    """What each column multiplies: (factor, level) in treatment coding, (anything else, None).
+
+    Names that formulaic made are read with neutral column names and the known levels, so that no level's text is.
+    """
+    if isinstance(side.recipe, tuple):
+        return [frozenset(column) for column in side.recipe]
+    columns = side.recipe.expression.columns
+    known: dict[str, tuple[str, int | None]] = {}
+    for new, v in columns.items():
+        for j, level in enumerate(side.levels.get(v, ())):
+            known |= {f"{new}[T.{level}]": (v, j), f"{new}[{level}]": (f"{v} {j}", None)}
+    of_levels = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) or "(?!)")
+    out = []
+    for name in side.recipe.spec.column_names:
+        numbers = {(part, None) for part in _split_name(of_levels.sub("", name)) if part not in ("", "Intercept")}
+        out.append(frozenset({known[part] for part in of_levels.findall(name)} | numbers))
+    return out
+
+
+def _split_name(name: str) -> list[str]:
+    """A product cut at the colons outside brackets, as in x:bs(z, df=4)[1]."""
+    depths = itertools.accumulate((character in "([") - (character in ")]") for character in name)
+    cuts = [i for i, (character, depth) in enumerate(zip(name, depths, strict=True)) if character == ":" and depth == 0]
+    return [name[start + 1 : stop] for start, stop in itertools.pairwise([-1, *cuts, len(name)])]
 
 
 def treatment_coded(expression: str) -> str:
@@ -136,22 +210,15 @@ def treatment_coded(expression: str) -> str:
     return out + expression[copied:]
 
 
-def _parts(term: str) -> list[str]:
-    """The variables or transforms that a term multiplies, without the coding of factors: C(f, contr.sum):x -> f, x."""
-    parts = (part[2:-1].split(",")[0] if part.startswith("C(") else part for part in term.split(":"))
-    return sorted(part.strip().strip("`") for part in parts)
-
-
 def anova(fit: MixedModel, ddf: Method, type: Literal[1, 2, 3]) -> pd.DataFrame:
     """F test of each term; see `MixedModel.anova`."""
     if type not in (1, 2, 3):
         raise ValueError(f"type is 1, 2 or 3, not {type!r}.")
-    contrasts = type_3(fit) if type == 3 else type_2(fit.design) if type == 2 else type_1(fit.design)
+    contrasts = type_3(fit) if type == 3 else type_2(fit) if type == 2 else type_1(fit)
     rows = []
     for term, L in contrasts.items():
         result = test(fit, L, ddf)
-        p = stats.f.sf(result.F, result.num_df, result.den_df)
         mean = result.F / result.scale * fit.sigma**2
-        rows.append((term, mean * result.num_df, mean, result.num_df, result.den_df, result.F, p))
+        rows.append((term, mean * result.num_df, mean, result.num_df, result.den_df, result.F, result.p_value))
     columns = ["term", "sum_sq", "mean_sq", "num_df", "den_df", "F", "p_value"]
     return pd.DataFrame(rows, columns=columns).set_index("term")

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.linalg import null_space
-from scipy.stats import chi2, f
+from scipy.stats import chi2
 
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.design import Design, Term, build_design
 from lmmlite.formula import Bar, parse_formula, terms_of
+from lmmlite.inference.anova import between, fixed_rows
 from lmmlite.inference.ddf import Method, Test
 from lmmlite.inference.ddf import test as f_test
 from lmmlite.optimize import minimize
@@ -308,7 +309,7 @@ def drop1(fit: MixedModel, ddf: Method | None = None) -> pd.DataFrame:
     Parameters
     ----------
     fit : MixedModel
-    ddf : {"satterthwaite", "kenward-roger"}, optional
+    ddf : {"satterthwaite", "kenward-roger", "normal"}, optional
         F tests with these denominator degrees of freedom; by default likelihood-ratio tests, for which a REML fit is refitted
         by ML (and the table says so), since restricted likelihoods cannot compare fixed effects.
 
@@ -324,12 +325,23 @@ def drop1(fit: MixedModel, ddf: Method | None = None) -> pd.DataFrame:
     if ddf is None:
         return _deletions(fit.refit_ml() if fit.reml else fit, dict(formulas), "refitted by ML" if fit.reml else "")
     rows = []
-    for formula in formulas.values():  # Xβ is in the span of X₀ = XC where L'β = 0 for the L orthogonal to C
-        C = np.linalg.lstsq(fit.design.X, reduced_design(fit, formula).X)[0]
-        L = null_space(C.T, rcond=1e-8).T
+    for formula in formulas.values():
+        L = left_out(fit.design, reduced_design(fit, formula))
         test = f_test(fit, L, ddf) if len(L) else Test(np.nan, 0, np.nan)
-        rows.append(test._asdict() | {"p_value": f.sf(test.F, test.num_df, test.den_df)})
+        rows.append(test._asdict() | {"p_value": test.p_value})
     return pd.DataFrame(rows, [*formulas])
+
+
+def left_out(design: Design, smaller: Design) -> np.ndarray:
+    """The hypothesis Lγ = 0 that a smaller design makes, its rows orthonormal in the user's units.
+
+    In orthonormal bases Q of X and Q₀ of X₀, Qγ is in the span of X₀ = XC where γ is in that of Q'Q₀.
+    """
+    one, other = fixed_rows(design), fixed_rows(smaller)
+    L = null_space(between(one, other).T, rcond=1e-8).T
+    if not len(L):
+        return L
+    return np.linalg.solve(np.linalg.qr(np.linalg.solve(one.basis.to_user.T, L.T))[1].T, L)
 
 
 def ranova(fit: MixedModel) -> pd.DataFrame:

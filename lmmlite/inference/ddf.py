@@ -5,6 +5,9 @@ variance of Lβ̂ is a function of (θ, σ), whose covariance is A = 2H⁻¹ wit
 Kenward & Roger (1997, Biometrics 53, 983–997): V is linear in variances and covariances; their covariance is the inverse of the
 expected information, which also corrects the covariance of β̂ itself.  n × n matrices never appear: with U = Z'V⁻¹X,
 X'V⁻¹VᵢV⁻¹X = Σ_l U_l'DᵢU_l, and since W⁻¹ = V − ΣᵢγᵢGᵢ everything about the residual variance follows from the rest.
+
+Hypotheses are tested in the orthonormal basis of the cross-products, β = (to_user) γ: with a covariate far from zero L Var(β̂) L' in
+the user's units is a small difference of numbers that are huge, and squared.
 """
 
 from __future__ import annotations
@@ -24,21 +27,31 @@ if TYPE_CHECKING:
 
 Method = Literal["satterthwaite", "kenward-roger", "normal"]
 
+_DEPENDENT = (
+    1e-11  # singular value, relative to the largest, below which a row of L counts as a combination of the others
+)
+
 
 class Satterthwaite(NamedTuple):
-    """Covariance A of the free entries of (θ, σ), θ without units, (m, m), and the derivatives of Var(β̂) along them, (m, p, p)."""
+    """Covariance A of the free entries of (θ, σ), θ without units, (m, m), and the derivatives of Var(γ̂) along them, (m, p, p)."""
 
     A: np.ndarray
     gradient: np.ndarray
 
 
 class KenwardRoger(NamedTuple):
-    """Φ = Var(β̂) and its adjusted form Φ_A, (p, p); W, (r, r), the covariance of the variance parameters; M_r = ΦP_rΦ, (r, p, p)."""
+    """Φ = Var(γ̂) and its adjusted form, (p, p); W, (r, r), the covariance of the variance parameters; M_r = ΦP_rΦ, (r, p, p)."""
 
     Phi: np.ndarray
-    Phi_A: np.ndarray
+    adjusted: np.ndarray
     W: np.ndarray
     M: np.ndarray
+    to_user: np.ndarray
+
+    @property
+    def Phi_A(self) -> np.ndarray:
+        """The adjusted covariance of β̂, in the user's units."""
+        return self.to_user @ self.adjusted @ self.to_user.T
 
 
 def _spread(s_U: list[np.ndarray], D: list[np.ndarray], order: np.ndarray) -> np.ndarray:
@@ -52,10 +65,10 @@ def _order(criterion: Criterion) -> np.ndarray:
 
 
 def satterthwaite(criterion: Criterion, at: Evaluation) -> Satterthwaite:
-    """A and the gradient of Var(β̂) at a fit; zero columns of T, at the boundary, are held fixed."""
+    """A and the gradient of Var(γ̂) at a fit; zero columns of T, at the boundary, are held fixed."""
     criterion, theta = criterion.unitless(), unitless(criterion, at.theta)  # far from zero, columns would cost digits
     e = criterion.evaluate(theta, 2)
-    s, nu, basis = e.solution, criterion.nu, criterion.cp.basis
+    s, nu = e.solution, criterion.nu
     N = Derivatives(criterion, s)
     D, order = N.directions(), _order(criterion)
     sigma2 = s.r2 / nu
@@ -75,8 +88,7 @@ def satterthwaite(criterion: Criterion, at: Evaluation) -> Satterthwaite:
         )
     C = s.beta_covariance
     dC = np.concatenate([sigma2 * C @ _spread(s.U, D, order) @ C, 2 * np.sqrt(sigma2) * C[None]])
-    gradient = basis.scale**2 * basis.to_user @ dC[free] @ basis.to_user.T
-    return Satterthwaite(2 * np.linalg.inv(H[np.ix_(free, free)]), gradient)
+    return Satterthwaite(2 * np.linalg.inv(H[np.ix_(free, free)]), criterion.cp.basis.scale**2 * dC[free])
 
 
 def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
@@ -117,8 +129,8 @@ def kenward_roger(criterion: Criterion, at: Evaluation) -> KenwardRoger:
     R[m, m] = -np.einsum("rpq,r->pq", R[:m, m], g)
     W = 2 * np.linalg.inv(t)
     adjusted = C + 2 * C @ np.einsum("rs,rspq->pq", W, R) @ C
-    scale, to = cp.basis.scale**2 * s.r2 / criterion.nu, cp.basis.to_user
-    return KenwardRoger(scale * to @ C @ to.T, scale * to @ adjusted @ to.T, W, scale * to @ C @ P @ C @ to.T)
+    scale = cp.basis.scale**2 * s.r2 / criterion.nu
+    return KenwardRoger(scale * C, scale * adjusted, W, scale * C @ P @ C, cp.basis.to_user)
 
 
 class Test(NamedTuple):
@@ -129,19 +141,53 @@ class Test(NamedTuple):
     den_df: float
     scale: float = 1.0
 
+    @property
+    def p_value(self) -> float:
+        """P(F > observed); with infinite ``den_df`` F · ℓ is χ²."""
+        if np.isinf(self.den_df):
+            return float(stats.chi2.sf(self.F * self.num_df, self.num_df))
+        return float(stats.f.sf(self.F, self.num_df, self.den_df))
 
-def satterthwaite_test(L: np.ndarray, beta: np.ndarray, V: np.ndarray, parts: Satterthwaite) -> Test:
+
+class Fixed(NamedTuple):
+    """The fixed effects in the orthonormal basis: γ̂, (p,), and a factor of its covariance, Var(γ̂) = half half', (p, p)."""
+
+    gamma: np.ndarray
+    half: np.ndarray
+
+
+def fixed(fit: MixedModel) -> Fixed:
+    """γ̂ and the factor of its covariance, from the triangular factors that the solution holds."""
+    s = fit.optimum.evaluation.solution
+    q = s.cp.rest.q
+    return Fixed(np.linalg.solve(s.cp.basis.to_user, fit.fixef.to_numpy()), fit.sigma * np.linalg.inv(s.L[q:, q:]).T)
+
+
+def comparable(L: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """L with rows of unit variance, where their standard errors are so different that rounding would hide the smallest."""
+    se = np.linalg.norm(L @ half, axis=1)
+    return L / se[:, None] if se.min() > 0 and se.max() > 1e4 * se.min() else L
+
+
+def row_space(L: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Orthonormal rows, (rank, p), that span those of L."""
+    _, sizes, rows = np.linalg.svd(comparable(L, half), full_matrices=False)
+    return rows[sizes > _DEPENDENT * sizes[0]]
+
+
+def satterthwaite_test(L: np.ndarray, at: Fixed, parts: Satterthwaite) -> Test:
     """Joint test of the rows of L (ℓ, p): independent contrasts with νₘ each, E = Σ νₘ/(νₘ−2) (Fai & Cornelius 1996).
 
     F depends on the hypothesis only; the pooled degrees of freedom also, slightly, on the rows chosen to write it (as in
     lmerTest): orthogonal changes leave them as they are.
     """
-    variances, P = np.linalg.eigh(L @ V @ L.T)
-    kept = variances > 1e-10 * variances.max()
-    contrasts, d = P[:, kept].T @ L, variances[kept]
+    L = comparable(L, at.half)
+    P, sizes, _ = np.linalg.svd(L @ at.half, full_matrices=False)
+    kept = sizes > _DEPENDENT * sizes[0]
+    contrasts, d = P[:, kept].T @ L, sizes[kept] ** 2
     g = np.einsum("cp,ipq,cq->ic", contrasts, parts.gradient, contrasts)
     nu = 2 * d**2 / np.einsum("ic,ij,jc->c", g, parts.A, g)
-    F = float(((contrasts @ beta) ** 2 / d).mean())
+    F = float(((contrasts @ at.gamma) ** 2 / d).mean())
     if np.ptp(nu) < 1e-8 * nu.max():
         return Test(F, len(d), float(nu.mean()))
     if (nu <= 2).any():
@@ -150,10 +196,10 @@ def satterthwaite_test(L: np.ndarray, beta: np.ndarray, V: np.ndarray, parts: Sa
     return Test(F, len(d), float(2 * E / (E - len(d))))
 
 
-def kenward_roger_test(L: np.ndarray, beta: np.ndarray, parts: KenwardRoger) -> Test:
+def kenward_roger_test(L: np.ndarray, at: Fixed, parts: KenwardRoger) -> Test:
     """Joint test of the rows of L (ℓ, p): Kenward & Roger (1997), section 2 and their A₁, A₂, B, c₁…c₃, ρ, m, λ."""
-    ell = int(np.linalg.matrix_rank(L))
-    L = np.linalg.qr(L.T)[0][:, :ell].T if ell < len(L) else L
+    L = row_space(L, at.half)
+    ell = len(L)
     Theta = L.T @ np.linalg.solve(L @ parts.Phi @ L.T, L)
     TM = Theta @ parts.M
     traces = np.trace(TM, axis1=1, axis2=2)
@@ -168,33 +214,44 @@ def kenward_roger_test(L: np.ndarray, beta: np.ndarray, parts: KenwardRoger) -> 
     rho = V / (2 * E**2)
     m = 4 + (ell + 2) / (ell * rho - 1)
     lam = m / (E * (m - 2))
-    estimate = L @ beta
-    F = lam / ell * estimate @ np.linalg.solve(L @ parts.Phi_A @ L.T, estimate)
+    estimate = L @ at.gamma
+    F = lam / ell * estimate @ np.linalg.solve(L @ parts.adjusted @ L.T, estimate)
     return Test(float(F), ell, float(m), float(lam))
 
 
+def normal_test(L: np.ndarray, at: Fixed) -> Test:
+    """Joint Wald test of the rows of L (ℓ, p), the variances taken as known."""
+    L = row_space(L, at.half)
+    U, sizes, _ = np.linalg.svd(L @ at.half, full_matrices=False)
+    return Test(float(((U.T @ L @ at.gamma / sizes) ** 2).mean()), len(L), np.inf)
+
+
 def test(fit: MixedModel, L: np.ndarray, ddf: Method) -> Test:
-    """Joint test of the rows of L by the chosen method."""
-    beta = fit.fixef.to_numpy()
+    """Joint test of Lγ = 0 by the chosen method, L (ℓ, p) in the orthonormal basis; see `in_basis`."""
     if ddf == "kenward-roger":
-        return kenward_roger_test(L, beta, fit.kenward_roger)
+        return kenward_roger_test(L, fixed(fit), fit.kenward_roger)
     if ddf == "satterthwaite":
-        return satterthwaite_test(L, beta, fit.vcov.to_numpy(), fit.satterthwaite)
+        return satterthwaite_test(L, fixed(fit), fit.satterthwaite)
     if ddf != "normal":
         raise ValueError(f"ddf is 'satterthwaite', 'kenward-roger' or 'normal', not {ddf!r}.")
-    rank = int(np.linalg.matrix_rank(L))
-    F = L @ beta @ np.linalg.pinv(L @ fit.vcov.to_numpy() @ L.T) @ L @ beta / rank
-    return Test(float(F), rank, np.inf)
+    return normal_test(L, fixed(fit))
+
+
+def in_basis(fit: MixedModel, L: np.ndarray) -> np.ndarray:
+    """The rows of L, (ℓ, p) for the fixed effects, as combinations of coefficients in the orthonormal basis."""
+    return L @ fit.criterion_function.cp.basis.to_user
 
 
 def rows(fit: MixedModel, L: np.ndarray, ddf: Method, level: float, names: list | None = None) -> pd.DataFrame:
     """A t test for each row of L, with columns ``estimate std_error df statistic p_value conf_low conf_high``."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}.")
-    V = fit.kenward_roger.Phi_A if ddf == "kenward-roger" else fit.vcov.to_numpy()
-    estimate = L @ fit.fixef.to_numpy()
-    se = np.sqrt(np.einsum("cp,pq,cq->c", L, V, L))
-    df = np.array([test(fit, row[None], ddf).den_df for row in L])
+    estimate, inside = L @ fit.fixef.to_numpy(), in_basis(fit, L)
+    if ddf == "kenward-roger":
+        se = np.sqrt(np.einsum("cp,pq,cq->c", inside, fit.kenward_roger.adjusted, inside))
+    else:
+        se = np.linalg.norm(inside @ fixed(fit).half, axis=1)
+    df = np.array([test(fit, row[None], ddf).den_df for row in inside])
     statistic = estimate / se
     half = stats.t.ppf((1 + level) / 2, df) * se
     table = {
@@ -219,20 +276,49 @@ def coefficients(fit: MixedModel, ddf: Method, level: float) -> pd.DataFrame:
 def contrast(fit: MixedModel, L: object, ddf: Method, level: float) -> pd.DataFrame:
     """Test of Lβ = 0; see `MixedModel.contrast`."""
     names = list(fit.fixef.index)
-    if isinstance(L, dict):
-        unknown = [name for name in L if name not in names]
-        if unknown:
-            raise ValueError(f"The model has no fixed effect '{unknown[0]}'; it has {', '.join(names)}.")
-        L = [L.get(name, 0.0) for name in names]
-    matrix = np.asarray(L, np.float64)
+    matrix = _coefficients_of(_by_name(L, names), names)
+    if matrix.ndim == 1:
+        return rows(fit, matrix[None], ddf, level)
+    result = test(fit, in_basis(fit, matrix), ddf)
+    columns = {"F": [result.F], "num_df": result.num_df, "den_df": result.den_df, "p_value": result.p_value}
+    return pd.DataFrame(columns)
+
+
+def _by_name(L: object, names: list[str]) -> object:
+    """What has labels (a dict, Series or DataFrame) in the order of the fixed effects, 0 for those it leaves out."""
+    if isinstance(L, pd.DataFrame):
+        labels = L.columns
+    elif isinstance(L, pd.Series):
+        labels = L.index
+    elif isinstance(L, dict):
+        labels = pd.Index(list(L), dtype=object)
+    else:
+        return L
+    if isinstance(labels, pd.RangeIndex) and not isinstance(L, dict):  # pandas' numbers, no names: by position
+        return L.to_numpy()
+    unknown = [name for name in labels if name not in names]
+    if unknown:
+        raise ValueError(f"The model has no fixed effect '{unknown[0]}'; it has {', '.join(names)}.")
+    if not labels.is_unique:
+        raise ValueError(f"The contrast names '{labels[labels.duplicated()][0]}' twice; give one coefficient for it.")
+    if isinstance(L, pd.DataFrame):
+        return L.reindex(columns=names, fill_value=0.0).to_numpy()
+    return [L.get(name, 0.0) for name in names]
+
+
+def _coefficients_of(L: object, names: list[str]) -> np.ndarray:
+    """L as a vector or matrix of numbers with a column for each fixed effect, or an error that says what is wrong."""
+    try:
+        matrix = np.asarray(L, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"A contrast holds numbers: a dict such as {{{names[-1]!r}: 1}}, or an array with a column for each of "
+            f"{', '.join(names)}; not {L!r}."
+        ) from None
     if matrix.ndim not in (1, 2) or matrix.shape[-1] != len(names):
         raise ValueError(
             f"A contrast needs {len(names)} columns, for {', '.join(names)}; this has shape {matrix.shape}."
         )
-    if not np.isfinite(matrix).all() or not matrix.any(axis=-1).all():
+    if not len(matrix) or not np.isfinite(matrix).all() or not matrix.any(axis=-1).all():
         raise ValueError("Every contrast needs finite coefficients that are not all zero.")
-    if matrix.ndim == 1:
-        return rows(fit, matrix[None], ddf, level)
-    result = test(fit, matrix, ddf)
-    p = stats.f.sf(result.F, result.num_df, result.den_df)
-    return pd.DataFrame({"F": [result.F], "num_df": result.num_df, "den_df": result.den_df, "p_value": p})
+    return matrix

@@ -87,7 +87,11 @@ def with_response(fit: MixedModel) -> MixedModel:
     """
     name, design = fit.design.formula.response.strip("`"), fit.design
     if name not in design.formula.variables:
-        return replace(fit, data=None)
+        # without the data their columns must be the fit's own: the frame they came from may be written to
+        terms = tuple(replace(t, columns=[c.copy() for c in t.columns]) for t in design.terms)
+        return replace(
+            fit, design=replace(design, x_columns=[c.copy() for c in design.x_columns], terms=terms), data=None
+        )
     return replace(fit, design=replace(design, kept=None), data=own_frame(fit).assign(**{name: design.y}))
 
 

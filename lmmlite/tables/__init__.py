@@ -130,8 +130,9 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
     for levels in totals.levels:
         levels.codes = NO_ROWS
     for i, term in enumerate(terms):
-        others = [name for t in terms[:i] if t.group == term.group for name in t.side.names]
-        start = plan.z_places[term.group].start + len(others)
+        before = [name for t in terms[:i] if t.group == term.group for name in t.side.names]
+        others = [name for t in terms[:i] if totals.same_groups(t.group, term.group) for name in t.side.names]
+        start = plan.z_places[term.group].start + len(before)
         own = slice(start, start + len(term.columns))
         constant = [bool(same) for same in facts.low[own] == facts.high[own]]
         check_identified(term.bar, term.side.names, constant, others, totals.levels[term.group].size, facts.n)
@@ -153,7 +154,9 @@ def summed(formula: Formula, data: Any, weights: Any, offset: Any) -> tuple[Desi
     made = templates(design)
     Z_maps, own_maps = zip(*(scale_z(totals, plan, g, t) for g, t in enumerate(made)), strict=True)
     sums = Sums.of(totals.ZZ, totals.ZD, totals.DD, totals.pairs)
-    cp = assemble(sums, facts.n, facts.log_weight, basis, made, Z_maps, own_maps)
+    weight = float(facts.mean[-1]) if weights else 1.0
+    own_maps = tuple(np.sqrt(weight) * own for own in own_maps)
+    cp = assemble(sums, facts.n, (weight, facts.log_weight), basis, made, Z_maps, own_maps)
     return design, cp, NoRows(source.data)
 
 

@@ -192,6 +192,11 @@ class Totals:
     DD: np.ndarray
     pairs: Pairs
 
+    def same_groups(self, g: int, h: int) -> bool:
+        """Whether two grouping factors are one, maybe by two names."""
+        sizes = {self.levels[g].size, self.levels[h].size}
+        return g == h or sizes == {len(self.pairs[max(g, h), min(g, h)][0])}
+
 
 class Source(Protocol):
     """Where the rows are."""
