@@ -14,6 +14,8 @@ import numpy as np
 
 from lmmlite.design import Design
 
+_DEPENDENT = 1e-13  # squared sine below which a random coefficient's column counts as a combination of others
+
 
 @dataclass(frozen=True)
 class Template:
@@ -68,6 +70,30 @@ def templates(design: Design) -> tuple[Template, ...]:
             blocks[term.group].append((start, start + size))
             sizes[term.group] += size
     return tuple(Template(k, tuple(b), *np.array(p).T) for k, b, p in zip(sizes, blocks, places, strict=True))
+
+
+def are_identified(template: Template, ZZ: np.ndarray, B: np.ndarray) -> bool:
+    """Whether ZΨZ' tells all entries of Ψ = TT' apart: not where columns of Z are combinations of others that vary with them.
+
+    Parameters
+    ----------
+    ZZ : (k, k) array
+        Lower triangle of Z'Z in some basis of the columns.
+    B : (k, k) array
+        The user's columns in that basis.
+    """
+    if template.k == 1:
+        return True
+    sizes = np.sqrt(np.diag(ZZ))
+    values, vectors = np.linalg.eigh(ZZ / np.outer(sizes, sizes))
+    kept = values > _DEPENDENT
+    if kept.all():
+        return True
+    A = vectors[:, kept].T @ (sizes[:, None] * B)  # Z = Z̃A with independent columns
+    A /= np.linalg.norm(A, axis=0)
+    pairs = zip(template.rows, template.cols, strict=True)
+    images = [np.outer(A[:, r], A[:, c]) + np.outer(A[:, c], A[:, r]) for r, c in pairs]
+    return bool(np.linalg.matrix_rank(np.stack(images).reshape(len(images), -1), tol=1e-6) == len(images))
 
 
 def to_theta(templates: tuple[Template, ...], factors: list[np.ndarray]) -> np.ndarray:

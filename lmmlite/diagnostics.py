@@ -255,8 +255,13 @@ def leverage(fit: MixedModel) -> pd.DataFrame:
     rows, errors = own_rows(fit), JointErrors(fit)
     x, zT = rows.scaled(errors.T)
     total = rows.weights * errors.variances(x, rows.codes, zT)
-    fixed = np.einsum("ij,ij->i", x @ fit._fixed[1], _weighted_x(fit))
-    return pd.DataFrame({"leverage": total, "fixed": fixed, "random": total - fixed}, rows.index)
+    of_fixed = np.einsum("ij,ij->i", x @ fit._fixed[1], _weighted_x(fit))
+    if abs(of_fixed.sum() - len(fit.fixef)) > 0.01:
+        raise ValueError(
+            f"The leverages are lost in rounding: their fixed part sums to {of_fixed.sum():.3g} instead of {len(fit.fixef)}. The residual "
+            "variance is too small beside the others, or a covariate too far from zero."
+        )
+    return pd.DataFrame({"leverage": total, "fixed": of_fixed, "random": total - of_fixed}, rows.index)
 
 
 def _weighted_x(fit: MixedModel) -> np.ndarray:

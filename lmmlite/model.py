@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lmmlite import diagnostics, effects, prediction, saved, tables, tidy
+from lmmlite.covariance import are_identified
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts, crossproducts
 from lmmlite.design import Design, build_design
@@ -112,6 +113,11 @@ def _criterion(design: Design, cp: CrossProducts, reml: bool) -> tuple[Design, C
     """The design without the columns that the others make superfluous, and its criterion."""
     if len(cp.basis.kept) < len(design.x_columns):
         design = design.keep_columns(cp.basis.kept)
+    for levels, t, ZZ, B in zip(design.groups, cp.templates, cp.ZZ, cp.Z_maps, strict=True):
+        if not are_identified(t, ZZ.sum(axis=2), B):
+            raise ValueError(
+                f"The columns of the random coefficients of '{levels.name}' are linearly dependent: leave one out."
+            )
     if cp.n - cp.p < 1:
         raise ValueError(f"{cp.n} rows cannot estimate {cp.p} fixed effects and a residual variance.")
     return design, Criterion(cp, reml)

@@ -127,7 +127,8 @@ def is_singular(criterion: Criterion, theta: np.ndarray) -> bool:
 def evaluated(criterion: Criterion, theta: np.ndarray, order: int) -> Evaluation | None:
     """None where θ is so large that the normal equations, or the derivatives, are lost in rounding."""
     try:
-        found = criterion.evaluate(theta, order)
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            found = criterion.evaluate(theta, order)
     except FloatingPointError:
         return None
     return found if np.isfinite(found.value) and (found.hessian is None or np.isfinite(found.hessian).all()) else None

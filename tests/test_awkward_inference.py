@@ -217,3 +217,14 @@ def test_a_repeated_covariate_leaves_estimable_what_holds_it_to_the_data(data, s
 def test_a_factor_named_twice(data):
     with pytest.raises(ValueError, match="'f' is named twice"):
         means(lmer("y ~ f + (1 | g)", data), ["f", "f"])
+
+
+def test_leverages_lost_in_rounding_are_refused() -> None:
+    rng = np.random.default_rng(1)
+    a, b, x = rng.integers(0, 20, 600), rng.integers(0, 15, 600), rng.normal(size=600)
+    effects = rng.normal(size=20)[a] + rng.normal(size=15)[b] + x
+    for noise in (1.0, 1e-2):
+        data = pd.DataFrame({"y": effects + noise * rng.normal(size=600), "x": x, "a": a, "b": b})
+        assert lmer("y ~ x + (1 | a) + (1 | b)", data).leverage()["fixed"].sum() == pytest.approx(2, abs=1e-3)
+    with pytest.raises(ValueError, match="lost in rounding"):
+        lmer("y ~ x + (1 | a) + (1 | b)", data.assign(y=effects + 1e-5 * rng.normal(size=600))).leverage()

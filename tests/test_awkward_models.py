@@ -63,3 +63,14 @@ def test_the_unit_of_weights_changes_the_residual_variance_alone(unit, source) -
         np.testing.assert_allclose(there.se, here.se, rtol=1e-7)
         np.testing.assert_allclose(there.sigma, here.sigma * np.sqrt(unit), rtol=1e-7)
         np.testing.assert_allclose(there.theta, here.theta / np.sqrt(unit), rtol=1e-5, atol=1e-5 / np.sqrt(unit))
+
+
+@pytest.mark.parametrize("random", ["(x + x2 | g)", "(x | g) + (0 + x2 | g)", "(1 | g) + (0 + f | g)"])
+@pytest.mark.parametrize("source", [lambda d: d, lambda d: [d]])
+def test_linearly_dependent_random_coefficients_are_refused(random, source) -> None:
+    data = random_data(3, 400)
+    data["x2"] = 2 * data["x"] + 1
+    with pytest.raises(ValueError, match="of 'g' are linearly dependent"):
+        lmer(f"y ~ x + {random}", source(data))
+    for fine in ("(1 | g) + (0 + f || g)", "(0 + x | g) + (0 + x2 | g)", "(x | g) + (0 + z | g)"):
+        lmer(f"y ~ x + {fine}", source(data))
