@@ -2,18 +2,16 @@
 
 import datetime
 
-import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from random_models import random_data
 from test_tables import assert_same, given, ways
 
 from lmmlite import lmer
 
-ibis = pytest.importorskip("ibis")
+ibis, duckdb = pytest.importorskip("ibis"), pytest.importorskip("duckdb")
+pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ibis")
 PLAIN = "y ~ x + (1 | g)"
