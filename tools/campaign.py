@@ -257,7 +257,7 @@ A restart can still find a better minimum.  With few groups that tell something,
 criterion has several minima, and nobody knows them all in advance.  A fit to up to 100 rows, or whose first search was hard, or ended at a
 singular T, or whose groups tell very different amounts, is searched again from about two dozen starts of different kinds
 (`lmmlite/restarts.py`).  The kinds and their numbers were chosen by what they found, and cost, on models of earlier campaigns.  Of the
-{later:,} models here from seed {fresh:,} on, which had no part in that, {beaten} are beaten.
+{later:,} models here from seed {fresh:,} on, which had no part in that, beaten: {beaten}.
 
 Some data leave no maximum to be found; the fit then ends in an error that says so.  Fixed effects can give every group a mean of its own,
 so that no variance between groups is left to estimate; or the criterion falls, ever more slowly, while the residual variance goes to zero.
