@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmmlite.containers import from_arrow, to_array
+
 Column = np.ndarray | pd.Categorical
 Table = dict[str, Column]
 LARGEST = 1e150  # squares and their sums over rows stay finite
@@ -67,7 +69,7 @@ def own_values(given: Any, role: str, index: pd.Index | None) -> Any:
             f"The {role} given as a pandas Series: label {_shown(labels, row)} where row {row} of the data has "
             f"{_shown(index, row)}. {do}, or .to_numpy() if its values are in the order of the rows."
         )
-    values = _to_array(given)
+    values = to_array(given)
     if isinstance(values, pd.Series) and pd.api.types.is_numeric_dtype(values.dtype):
         values = values.to_numpy(np.float64, na_value=np.nan)
     return np.array(values)
@@ -95,7 +97,7 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     if is_query(data):
         raise TypeError(f"The data are a query ({type(data).__name__}): fetch its rows as a data frame first.")
     if type(data).__module__.startswith("pyarrow."):
-        data = _from_arrow(data)
+        data = from_arrow(data)
     if not isinstance(data, Mapping) and not hasattr(data, "columns"):
         raise TypeError(f"The data must be a data frame or a mapping of columns, not {type(data).__name__}.")
     keys = list(data.keys() if isinstance(data, Mapping) else data.columns)
@@ -109,7 +111,7 @@ def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
         if isinstance(column, pd.Series):
             labels[name] = column.index
         else:
-            array = _to_array(column)
+            array = to_array(column)
             if array.ndim > 1:
                 raise ValueError(f"Column '{name}' has the shape {array.shape}; it must have one value for each row.")
             column = array.rename(name) if isinstance(array, pd.Series) else pd.Series(np.atleast_1d(array), name=name)
@@ -140,62 +142,6 @@ def check_names(names: Iterable[str], present: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, present, 1, 0.5) or [p for p in present if p.lower() == name.lower()]
             hint = f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(present[:20])}."
             raise ValueError(f"The data have no column '{name}'.{hint}")
-
-
-def _to_array(column: Any) -> Any:
-    """A column as an array, or as a Series where an array would lose missing values, categories or digits."""
-    if isinstance(column, pd.Series):
-        return column
-    if isinstance(column, pd.Index | pd.api.extensions.ExtensionArray):
-        return pd.Series(column)
-    if isinstance(column, np.ma.MaskedArray):
-        return _masked(np.asarray(column.data), np.ma.getmaskarray(column))
-    if type(column).__module__.startswith("polars."):
-        return _from_polars(column)
-    if hasattr(column, "to_numpy"):
-        return column.to_numpy()
-    array = np.asarray(column)
-    return _objects(column) if isinstance(column, list | tuple) and _is_coerced(array, column) else array
-
-
-def _masked(values: np.ndarray, missing: np.ndarray) -> Any:
-    """Values of which some are missing: whole numbers stay whole."""
-    if values.ndim != 1 or not missing.any():
-        return values
-    kind = {"i": pd.Int64Dtype(), "u": pd.UInt64Dtype(), "b": pd.BooleanDtype()}.get(values.dtype.kind)
-    return pd.Series(values, dtype=kind).mask(missing)
-
-
-def _from_polars(column: Any) -> Any:
-    if type(column.dtype).__name__ == "Enum":
-        return pd.Series(pd.Categorical(column.to_list(), categories=list(column.dtype.categories)))
-    if column.dtype.is_integer() and column.null_count():
-        return _masked(column.fill_null(0).to_numpy(), column.is_null().to_numpy())
-    return column.to_numpy()
-
-
-def _from_arrow(data: Any) -> Any:
-    """A table of pyarrow in pandas; whole numbers with nulls stay whole."""
-    if not hasattr(data, "schema"):
-        return data.to_pandas()
-    nulls = {field.type for field, column in zip(data.schema, data.columns, strict=True) if column.null_count}
-    names = {t: str(t).replace("uint", "UInt").replace("int", "Int") for t in nulls if "int" in str(t)[:4]}
-    return data.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(name) for t, name in names.items()}.get)
-
-
-def _is_coerced(array: np.ndarray, values: Sequence[Any]) -> bool:
-    """Whether NumPy made text of things that are no text, or floats of whole numbers that float64 does not hold."""
-    if array.ndim != 1 or array.dtype.kind not in "USf":
-        return False
-    if array.dtype.kind == "f":
-        return any(isinstance(v, int | np.integer) and int(float(v)) != v for v in values)
-    return not all(isinstance(v, str | bytes) for v in values)
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
