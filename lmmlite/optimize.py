@@ -17,7 +17,7 @@ from scipy.linalg import lapack
 
 from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion, Evaluation
-from lmmlite.restarts import blocks, evaluated, is_singular, restarts, with_block
+from lmmlite.restarts import NO_WORSE, blocks, evaluated, is_singular, restarts, with_block
 from lmmlite.start import starting_theta
 
 _MAX_STEPS = 200
@@ -26,7 +26,6 @@ _MANY_STEPS = 12  # of a search that was hard
 _DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
 _FLAT = 1e-6  # that is still the optimum when no step lowers the criterion any further
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
-_NO_WORSE = 1e-9  # change of the criterion that counts as none when a column of T is set to zero
 _EPSILON = 2e-16  # relative error of a number; that of r² is as many parts of y'y
 _IDLE = 5  # steps that change the criterion by no more than its rounding, after which the search ends
 _LOST = 30.0  # times the average information's curvature: the exact one is lost in rounding, as happens where T is huge
@@ -116,7 +115,7 @@ def minimize(criterion: Criterion, start: ArrayLike | None = None) -> Optimum:
             except FloatingPointError:  # a start from which nothing can be computed
                 continue
             gain = best.value - found.value
-            if gain > _NO_WORSE or (done and not converged and gain > -_NO_WORSE):
+            if gain > NO_WORSE or (done and not converged and gain > -NO_WORSE):
                 best, converged, steps = found, done, taken
                 again |= gain > _ANOTHER
     _check_identified(inside, best)
@@ -161,7 +160,7 @@ def _search(
         best, converged = _newton(criterion, escape, steps, rival)
         if rival and not best.value < rival.value:
             return best, False, steps
-        best = _reduce_rank(criterion, best, _NO_WORSE)
+        best = _reduce_rank(criterion, best, NO_WORSE)
         escape = _escape(criterion, best) if len(steps) < _MAX_STEPS else None
     return best, converged, steps
 
@@ -219,7 +218,7 @@ def _newton(
         steps[-1]["fraction"] = fraction
         idle = idle + 1 if new.value > now.value - rounding else 0
         now = _reduce_rank(criterion, new, 0.0, order) if decrement < 1 else new
-        if now.solution.r2 < 1e-13 * criterion.cp.n and not (rival and now.value > rival.value - _NO_WORSE):
+        if now.solution.r2 < 1e-13 * criterion.cp.n and not (rival and now.value > rival.value - NO_WORSE):
             raise ValueError(
                 "The residual variance goes to zero: fixed effects and groups together reproduce the response exactly, so "
                 "there is no maximum of the likelihood. Is the response constant within the groups?"
@@ -244,7 +243,7 @@ def _rounding(criterion: Criterion, now: Evaluation) -> float:
 
 def _is_known(criterion: Criterion, now: Evaluation, decrement: float, rival: Evaluation) -> bool:
     """Whether the search is about to end at the rival, or above it."""
-    if decrement < 1e-3 and now.value - 2 * decrement > rival.value - _NO_WORSE:
+    if decrement < 1e-3 and now.value - 2 * decrement > rival.value - NO_WORSE:
         return True
     T, R = ([t.factor(e.theta) for t in criterion.cp.templates] for e in (now, rival))
     return decrement < 1 and all(
@@ -256,7 +255,7 @@ def _stopped(
     criterion: Criterion, now: Evaluation, decrement: float, rival: Evaluation | None
 ) -> tuple[Evaluation, bool]:
     """Where no step lowers the criterion, or none lowered it enough."""
-    better = rival is None or now.value < rival.value - _NO_WORSE
+    better = rival is None or now.value < rival.value - NO_WORSE
     if decrement >= _FLAT and now.solution.r2 < 1e-8 * criterion.cp.n and better:
         raise ValueError(
             f"The residual variance is about {now.solution.r2 / criterion.nu:.0e} of the variance of the response, so small that "
@@ -323,6 +322,6 @@ def _escape(criterion: Criterion, now: Evaluation) -> Evaluation | None:
         for length in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
             more = np.column_stack([T, length * vectors[:, 0]])
             new = criterion.evaluate(with_block(t, now.theta, own, more), 1)
-            if new.value < now.value - _NO_WORSE - _rounding(criterion, now):
+            if new.value < now.value - NO_WORSE - _rounding(criterion, now):
                 return new
     return None

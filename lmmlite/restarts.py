@@ -19,9 +19,8 @@ _FEW_ROWS = 100  # up to which every fit is searched again
 _UNEVEN = 100.0  # times the median: information of one level that makes several minima likely
 _SPREAD = 50.0  # ratio of what the levels tell, from which on other valleys are looked for
 _SCALES = 10 ** np.linspace(0.5, 3.5, 7)  # by which a block is made larger or smaller in that
-_NO_WORSE = 1e-9  # change of the criterion that counts as none
+NO_WORSE = 1e-9  # change of the criterion that counts as none
 _SIZES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of T, to begin with
-_LOWEST = (2, 1, 4, 2, 1, 2, 6)  # starts of each kind that are tried
 
 
 def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool = True) -> Iterator[np.ndarray]:
@@ -48,7 +47,7 @@ def restarts(criterion: Criterion, best: Evaluation, hard: bool, thorough: bool 
         theta = with_block(t, best.theta, own, np.zeros_like(T))
         if hard or (criterion.evaluate(theta).value < best.value + _CLEAR and _is_minimum(criterion, theta, g, own)):
             yield theta
-    for kind, count in zip(_kinds(criterion, best.theta) if hard else (), _LOWEST, strict=False):
+    for count, kind in _kinds(criterion, best.theta) if hard else ():
         tried = [evaluated(criterion, theta, 0) for theta in kind]
         lowest = sorted((e for e in tried if e), key=lambda e: e.value)[:count]
         yield from (e.theta for e in lowest)
@@ -75,8 +74,11 @@ def _shared(criterion: Criterion, theta: np.ndarray) -> Iterator[np.ndarray]:
             yield start
 
 
-def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], ...]:
-    """θ unlike a given one: T of one size, or huge; one block with a single direction, other signs, smaller or larger, not zero; drawn."""
+def _kinds(criterion: Criterion, theta: np.ndarray) -> list[tuple[int, list[np.ndarray]]]:
+    """θ unlike a given one, and how many of each kind are worth a search, those of the lowest criterion.
+
+    T of one size, or huge; one block with a single direction, other signs, smaller or larger, or no longer zero; drawn at random.
+    """
     templates = criterion.cp.templates
     sizes = [to_theta(templates, [size * np.eye(t.k) for t in templates]) for size in _SIZES]
     directions, signs, scaled, appearing = [], [], [], []
@@ -91,7 +93,7 @@ def _kinds(criterion: Criterion, theta: np.ndarray) -> tuple[list[np.ndarray], .
             signs += [with_block(t, theta, own, (1 - 2 * e)[:, None] * T) for e in identity[1:]]
     rng = np.random.default_rng(0)
     drawn = [rng.normal(size=criterion.size) * size for size in np.repeat([0.3, 3.0, 30.0], 2)]
-    return sizes[:-1], sizes[-1:], directions, signs, scaled, appearing, drawn
+    return [(2, sizes[:-1]), (1, sizes[-1:]), (4, directions), (2, signs), (1, scaled), (2, appearing), (6, drawn)]
 
 
 def _is_uneven(information: np.ndarray) -> bool:
@@ -108,7 +110,7 @@ def _valleys(criterion: Criterion, best: Evaluation) -> Iterator[np.ndarray]:
         for scales in (_SCALES, 1 / _SCALES):
             tried = [with_block(t, best.theta, own, c * T) for c in scales]
             values = [best.value, *(e.value if (e := evaluated(criterion, theta, 0)) else np.inf for theta in tried)]
-            falls = np.flatnonzero(np.diff(values) < -_NO_WORSE)
+            falls = np.flatnonzero(np.diff(values) < -NO_WORSE)
             if falls.size:
                 yield tried[falls[0] + int(np.argmin(values[falls[0] + 1 :]))]
 

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 Method = Literal["satterthwaite", "kenward-roger", "normal"]
 
-_DEPENDENT = (
-    1e-11  # singular value, relative to the largest, below which a row of L counts as a combination of the others
-)
+_DEPENDENT = 1e-11  # relative singular value below which a row of L counts as a combination of the others
 
 
 class Satterthwaite(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmmlite.containers import from_arrow
 from lmmlite.design import check_response
 from lmmlite.table import Table, as_column, check_hashable, check_names, drop_unused, is_query, read_columns
 from lmmlite.tables.totals import NONE_LEFT, Facts, Needed, Plan, Request
@@ -33,8 +34,6 @@ def parquet(data: Any) -> Callable[[list[str]], Iterator[pd.DataFrame]]:
         dataset = data if hasattr(data, "to_batches") else _dataset(str(data))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"'{data}' cannot be read as Parquet files with the same columns: {error}") from error
-    nullable = {getattr(pa, f"{u}int{size}")(): f"{u.upper()}Int{size}" for u in ("", "u") for size in (8, 16, 32, 64)}
-    types = {t: pd.api.types.pandas_dtype(name) for t, name in (nullable | {pa.bool_(): "boolean"}).items()}
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         check_names(columns, dataset.schema.names)
@@ -45,8 +44,7 @@ def parquet(data: Any) -> Callable[[list[str]], Iterator[pd.DataFrame]]:
             if missing:
                 raise ValueError(f"The file {file.path} has no column '{min(missing)}'.")
         for batch in dataset.to_batches(columns=columns, batch_size=_BATCH, batch_readahead=2, fragment_readahead=1):
-            nulls = any(column.null_count for column in batch.columns)  # would make floats of whole numbers
-            yield batch.to_pandas(types_mapper=types.get if nulls else None)
+            yield from_arrow(batch)
 
     return read
 
@@ -83,7 +81,7 @@ class Frames:
     """Data frames one after the other, each summed and forgotten.
 
     Levels of factors in expressions are collected in a first reading; those of grouping factors show while summing.  The centres
-    are the means of the first frame: any value near the data serves.
+    are the means of the first frame; where they turn out to be far from the data, the frames are read once more.
 
     Parameters
     ----------
@@ -135,7 +133,7 @@ class Frames:
 
     def _piece(self, frame: Any) -> Piece:
         if type(frame).__module__.startswith("pyarrow."):
-            frame = frame.to_pandas()
+            frame = from_arrow(frame)
         is_frame = hasattr(frame, "columns") and hasattr(type(frame), "__len__") and not is_query(frame)
         if not (isinstance(frame, Mapping) or is_frame):
             raise TypeError(f"The pieces must be data frames or mappings of columns; one is a {type(frame).__name__}.")
