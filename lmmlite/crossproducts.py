@@ -60,7 +60,7 @@ class CrossProducts:
     own_maps : tuple of (k, k) arrays
         The part of B that respects the blocks of the template, times √weight; a term's θ in this basis has no units.
     ZZ : tuple of (k, k, L) arrays
-        Lower triangles of Z_l'Z_l of each grouping factor.
+        Z_l'Z_l of each grouping factor.
     R : (k, k, L) array
         Upper triangular R_l with R_l'R_l = Z_l'Z_l, of the first grouping factor, levels last.
     nested : (k, K, L) array
@@ -173,8 +173,15 @@ def assemble(
         )
     parts = sums.compressed(chain, clusters, others)
     p = parts["Rd"].shape[1] - 1
-    ZZ, sizes = tuple(sums.ZZ), sums.sizes
+    ZZ, sizes = tuple(map(_mirrored, sums.ZZ)), sums.sizes
     return CrossProducts(n, p, *weights, basis, made, sizes, chain, clusters, others, Z_maps, own_maps, ZZ, **parts)
+
+
+def _mirrored(A: np.ndarray) -> np.ndarray:
+    """The symmetric matrices (k, k, L) of which A holds the lower triangles, in the place of A."""
+    for i in range(len(A)):
+        A[:i, i] = A[i, :i]
+    return A
 
 
 def _compressed(

@@ -23,7 +23,8 @@ from lmmlite.start import starting_theta
 _MAX_STEPS = 200
 _PATIENCE = 50  # steps of a search for something better
 _MANY_STEPS = 12  # of a search that was hard
-_DECREMENT = 1e-13  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+_DECREMENT = 1e-14  # half the squared Newton decrement, in units of −2 log-likelihood, at which the search is over
+_MORE_ROWS = 0.04  # times that for each row: variances known better need fewer digits of their standard errors
 _FLAT = 1e-6  # that is still the optimum when no step lowers the criterion any further
 _SLOW = 30  # factor by which a step must cut the decrement near the optimum for the cheap Hessian to stay
 _EPSILON = 2e-16  # relative error of a number; that of r² is as many parts of y'y
@@ -193,7 +194,7 @@ def _newton(
                 "theta": now.theta,
             }
         )
-        if decrement <= _DECREMENT * (1 + 1e-3 * abs(now.value)):
+        if decrement <= _DECREMENT * (1 + _MORE_ROWS * criterion.nu):
             return now, True
         if rival and _is_known(criterion, now, decrement, rival):
             return now, False

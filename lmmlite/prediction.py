@@ -27,7 +27,6 @@ import pandas as pd
 from scipy.stats import norm
 
 from lmmlite.effects import JointErrors
-from lmmlite.sides import Side
 from lmmlite.table import Column, Levels, Table, as_column, own_values, read_columns, row_labels
 
 if TYPE_CHECKING:
@@ -172,11 +171,11 @@ def _rows(
             raise ValueError(f"The {role} must be a column of numbers, or {n} numbers, one for each new row.")
         return np.broadcast_to(np.asarray(values, np.float64), (n,))
 
-    columns = zip(_columns(design.fixed, table, n), design.fixed.names, strict=True)
+    columns = zip(design.fixed.columns(table, n), design.fixed.names, strict=True)
     x = [column for column, name in columns if name not in design.dropped]
     codes, z = [], []
     for g, levels in enumerate(design.groups):
-        z.append([c for t in terms if t.group == g for c in _columns(t.side, table, n)])
+        z.append([c for t in terms if t.group == g for c in t.side.columns(table, n)])
         own = [series[f] for f in factors.get(g, ())]
         codes.append(_codes(levels, own, new_levels) if own else np.full(n, -1))
     w = known(1 if weights is None else weights, "weights")
@@ -190,14 +189,6 @@ def _index(new: Any) -> pd.Index:
     if isinstance(new, Mapping):
         return next(iter(read_columns(new, map(str, new)).values())).index
     return new.index if isinstance(new, pd.DataFrame) else pd.RangeIndex(len(new))
-
-
-def _columns(side: Side, table: Table, n: int) -> list[np.ndarray]:
-    """Columns of one side for new rows; nan where a factor is missing, which formulaic takes for its first level."""
-    columns = side.columns(table, n)
-    factors = [column for column in map(table.__getitem__, side.variables) if isinstance(column, pd.Categorical)]
-    missing = np.any([factor.codes < 0 for factor in factors], axis=0)
-    return [np.where(missing, np.nan, c) for c in columns] if missing.any() else columns
 
 
 def _column(series: pd.Series, name: str, is_factor: bool) -> Column:

@@ -25,9 +25,14 @@ class Evaluated:
     spec: formulaic.ModelSpec
 
     def columns(self, table: Table, n: int) -> list[np.ndarray]:
+        missing = np.zeros(n, bool)
+        for v, column in table.items():
+            if isinstance(column, pd.Categorical) and (column.codes < 0).any():
+                missing |= column.codes < 0  # formulaic would warn, and take the first level
+                table = table | {v: pd.Categorical.from_codes(np.maximum(column.codes, 0), dtype=column.dtype)}
         frame = _renamed(table, self.expression, n)
         made = self.spec.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
-        return [np.array(made.iloc[:, j], np.float64) for j in range(made.shape[1])]
+        return [np.where(missing, np.nan, made.iloc[:, j]) for j in range(made.shape[1])]
 
     @property
     def term_indices(self) -> dict[str, list[int]]:

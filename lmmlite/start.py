@@ -1,11 +1,11 @@
-"""θ from which the search starts: variances by the method of moments, or by backfitting where large factors are crossed."""
+"""θ from which the search starts: covariances by the method of moments, or variances by backfitting where large factors are crossed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from lmmlite import blocks
-from lmmlite.covariance import to_theta
+from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.solution import Solution
@@ -15,22 +15,44 @@ _ROUNDS, _SWEEPS = 8, 2  # of backfitting: updates of the variances, and sweeps 
 
 
 def starting_theta(criterion: Criterion) -> np.ndarray:
-    """A unitless θ, diagonal in every block."""
-    cp = criterion.cp
-    ratios = backfitted(cp) if cp.rest.q > _FEW_COLUMNS and not cp.above else moments(cp)
-    return to_theta(cp.templates, [np.diag(np.sqrt(np.clip(cp.weight * ratio, 0.01, 100.0))) for ratio in ratios])
+    """A unitless θ, neither near zero nor huge in any direction of a block."""
+    cp, maps = criterion.cp, criterion.unitless().maps
+    if cp.rest.q > _FEW_COLUMNS and not cp.above:
+        covariances = [np.diag(cp.weight * ratio) for ratio in backfitted(cp)]
+    else:
+        inverses = (np.linalg.inv(B) for B in maps)
+        covariances = [B @ Psi @ B.T for B, Psi in zip(inverses, moments(cp, criterion.reml), strict=True)]
+    factors = [np.zeros_like(Psi) for Psi in covariances]
+    for t, T, Psi in zip(cp.templates, factors, covariances, strict=True):
+        for own in (slice(*block) for block in t.blocks):
+            values, vectors = np.linalg.eigh(Psi[own, own])
+            T[own, own] = canonical(vectors * np.sqrt(np.clip(values, 0.01, 100.0)))
+    return to_theta(cp.templates, factors)
 
 
-def moments(cp: CrossProducts) -> list[np.ndarray]:
-    """τ²/σ² of each coefficient alone: E(z'y)² = σ²(z'z + τ²/σ² (z'z)²) summed over its levels; (k,) of each factor."""
+def moments(cp: CrossProducts, reml: bool = True) -> list[np.ndarray]:
+    """Ψ, the covariance of the random effects over σ², for each grouping factor as if there were no other: (k, k).
+
+    Notes
+    -----
+    With w_l = Z_l'y of the residuals y of least squares, M_l = Z_l'Z_l and (REML) M̃_l = M_l − Z_l'X(X'X)⁻¹X'Z_l,
+
+        Σ_l w_l w_l' ≈ σ² Σ_l (M̃_l + (M̃_l Ψ M_l + M_l Ψ M̃_l)/2)    in expectation,
+
+    which Ψ = S⁻¹(Σ w_l w_l'/σ² − Σ M̃_l)S⁻¹ solves, with S² = Σ (M̃_l M_l + M_l M̃_l)/2, where all M_l are the same.  In a balanced
+    design it is the estimate of the analysis of variance, which REML gives, too, unless it is singular.
+    """
     null = Solution(cp, [np.zeros((t.k, t.k)) for t in cp.templates])
-    residual = _no_pooling_variance(cp)
-    zz = {s.cp.first: (s.Z1**2).sum(axis=0)[:, None] for s in null.stages}
-    zz |= {g: own[:, None] for g, own in _by_factor(cp, np.diag(null.S)).items()}
-    return [
-        ((w**2).sum(1) / residual - squares.sum((1, 2))) / np.maximum((squares**2).sum((1, 2)), 1e-300)
-        for squares, w in zip(cp.listed(zz), null.w, strict=True)
-    ]
+    residual, out = _no_pooling_variance(cp), []
+    for M, w, U in zip(cp.ZZ, null.w, null.U, strict=True):
+        X = U.swapaxes(0, 1)
+        left = M - reml * blocks.matmul(X, X)
+        MM = M.reshape(len(M), -1) @ left.reshape(len(M), -1).T
+        values, vectors = np.linalg.eigh(MM + MM.T)
+        size = np.sqrt(np.maximum(values / 2, max(1e-12 * values[-1], 1e-300)))
+        inverse = vectors / size @ vectors.T
+        out.append(inverse @ (w @ w.T / residual - left.sum(axis=2)) @ inverse)
+    return out
 
 
 def _no_pooling_variance(cp: CrossProducts) -> float:

@@ -219,6 +219,7 @@ def test_random_is_a_bool_or_names(random, fit):
         fit.predict(random=random)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("formula", [FORMULA, "y ~ np.log(x) * f + (x | g)"])
 def test_rows_of_missing_values_give_nan(formula, data):
     fit = lmer(formula, data.assign(x=data["x"].abs() + 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmlite import build_design, crossproducts, minimize, parse_formula
+from lmmlite import build_design, crossproducts, load_dataset, minimize, parse_formula
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.start import backfitted, moments, starting_theta
@@ -46,21 +46,47 @@ def test_a_large_crossed_model_needs_few_evaluations() -> None:
 
 
 def test_moments_of_a_balanced_one_way_layout_are_those_of_the_analysis_of_variance() -> None:
-    """With L groups of m: E Σ(z'y)² about the grand mean is (L − 1)m(σ² + mτ²), of which the moments know all but the lost mean."""
     rng, L, m = np.random.default_rng(3), 60, 8
     y = 0.7 * np.repeat(rng.normal(size=L), m) + rng.normal(size=L * m)
     cp = _products("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": np.repeat(np.arange(L), m)}))
     groups = y.reshape(L, m)
     within = groups.var(axis=1, ddof=1).mean()
-    between = m * groups.mean(axis=1).var(ddof=0)
-    np.testing.assert_allclose(moments(cp)[0], (between / within - 1) / m, rtol=1e-9)
+    for reml in (True, False):
+        between = m * groups.mean(axis=1).var(ddof=int(reml))
+        np.testing.assert_allclose(moments(cp, reml)[0], (between / within - 1) / m, rtol=1e-9)
 
 
-def test_a_start_is_diagonal_and_moderate_in_every_block() -> None:
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("sleepstudy", "Reaction ~ Days + (Days | Subject)"),
+        ("dyestuff", "Yield ~ 1 + (1 | Batch)"),
+        ("machines", "score ~ Machine + (Machine | Worker)"),
+    ],
+)
+def test_in_a_balanced_design_the_start_is_the_optimum(name: str, formula: str, reml: bool) -> None:
+    criterion = Criterion(_products(formula, load_dataset(name)), reml)
+    assert len(minimize(criterion).steps) == 1
+    away = minimize(criterion, np.ones(criterion.size))
+    assert len(away.steps) > 1
+    np.testing.assert_allclose(minimize(criterion).theta, away.theta, rtol=1e-6, atol=1e-7)
+
+
+def test_balanced_crossed_factors_start_at_the_optimum_of_reml() -> None:
+    criterion = Criterion(_products("diameter ~ 1 + (1 | plate) + (1 | sample)", load_dataset("penicillin")))
+    assert len(minimize(criterion).steps) == 1
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (x | g)", "y ~ x + (x || g)", "y ~ x + (1 | g) + (0 + x | g)"])
+def test_a_start_is_moderate_in_every_direction_of_a_block(formula: str) -> None:
     rng = np.random.default_rng(4)
     data = pd.DataFrame({"y": rng.normal(size=300), "x": rng.normal(size=300), "g": rng.integers(0, 30, 300)})
-    criterion = Criterion(_products("y ~ x + (x | g)", data))
-    T = criterion.cp.templates[0].factor(starting_theta(criterion))
-    assert np.count_nonzero(T - np.diag(np.diag(T))) == 0
-    assert (np.diag(T) >= 0.1).all()
-    assert (np.diag(T) <= 10).all()
+    for y in (data.y, data.y + 1e4 * rng.normal(size=30)[data.g]):
+        criterion = Criterion(_products(formula, data.assign(y=y)))
+        template = criterion.cp.templates[0]
+        T = template.factor(starting_theta(criterion))
+        for start, stop in template.blocks:
+            sizes = np.linalg.svd(T[start:stop, start:stop], compute_uv=False)
+            assert (sizes >= 0.1 * (1 - 1e-9)).all()
+            assert (sizes <= 10 * (1 + 1e-9)).all()
