@@ -109,8 +109,9 @@ def _valleys(criterion: Criterion, best: Evaluation) -> Iterator[np.ndarray]:
         T = T if np.linalg.norm(T) > 0.01 else np.eye(len(T))
         for scales in (_SCALES, 1 / _SCALES):
             tried = [with_block(t, best.theta, own, c * T) for c in scales]
-            values = [best.value, *(e.value if (e := evaluated(criterion, theta, 0)) else np.inf for theta in tried)]
-            falls = np.flatnonzero(np.diff(values) < -NO_WORSE)
+            after = np.array([e.value if (e := evaluated(criterion, theta, 0)) else np.inf for theta in tried])
+            values = np.append(best.value, after)
+            falls = np.flatnonzero(after < values[:-1] - NO_WORSE)
             if falls.size:
                 yield tried[falls[0] + int(np.argmin(values[falls[0] + 1 :]))]
 

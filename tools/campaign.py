@@ -50,6 +50,7 @@ ERRORS = {
     "cannot estimate": "more fixed effects than rows",
     "is constant": "constant response",
     "same value in every row": "constant random coefficient",
+    "linearly dependent": "dependent random coefficients",
     "not finite": "polynomial of degree two in a covariate of two values",
 }
 
