@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,9 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from lmmlite.design import read_table
-from lmmlite.inference.anova import fixed_rows
+from lmmlite.inference.anova import factors_of, fixed_rows
 from lmmlite.inference.ddf import Method, in_basis, rows
-from lmmlite.table import as_column
+from lmmlite.table import Column, as_column
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -33,28 +33,43 @@ def grid_means(
     columns of X, those that were dropped as well.
     """
     side, given = fit.design.fixed, dict(at or {})
+    if not factors:
+        raise ValueError(f"Name a factor whose levels get a mean each: {', '.join(side.variables)}.")
     twice = next((name for name in factors if list(factors).count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"'{twice}' is named twice; each factor of the means is named once.")
     for name in (*factors, *given):
         if name not in side.variables:
             raise ValueError(f"'{name}' is no variable of the fixed part, which has {', '.join(side.variables)}.")
-    table = read_table(fit.design, fit.data)
-    choices = {}
+    choices = dict(zip(side.variables, _choices(fit, factors, given), strict=True))
+    sizes = [len(choices[v]) for v in side.variables]
+    places = dict(zip(side.variables, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+    X = np.column_stack(side.columns({v: choices[v][places[v]] for v in side.variables}, int(np.prod(sizes))))
+    chosen = np.ravel_multi_index([places[f] for f in factors], [len(choices[f]) for f in factors])
+    L = np.stack([X[chosen == i].mean(axis=0) for i in range(chosen.max() + 1)])
+    levels = itertools.product(*(list(choices[f]) for f in factors))
+    return pd.DataFrame(levels, columns=list(factors)), L
+
+
+def _choices(fit: MixedModel, factors: Sequence[str], given: dict[str, Any]) -> Iterator[Column]:
+    """The values of each variable in the grid."""
+    side, table = fit.design.fixed, read_table(fit.design, fit.data)
+    as_labels = factors_of(side)
     for v in side.variables:
-        known: Any = side.levels.get(v)
-        values = np.atleast_1d(given[v]).tolist() if v in given else known
+        column, known = table[v], side.levels.get(v)
+        if known is None and v in as_labels:
+            known = np.unique(np.asarray(column)).tolist()
+        values = list(np.atleast_1d(np.asarray(given[v], object))) if v in given else known
         if values is None:
-            values = [float(np.mean(table[v]))]
             if v in factors:
                 raise ValueError(f"'{v}' is a number: say at which values, as in at={{'{v}': [1, 2]}}.")
-        choices[v] = values
-    grid = pd.DataFrame(itertools.product(*choices.values()), columns=list(choices))
-    coded = {v: as_column(grid[v], v)[0] for v in choices}
-    X = np.column_stack(side.columns(coded, len(grid)))
-    levels = list(itertools.product(*(choices[f] for f in factors)))
-    L = np.stack([X[(grid[list(factors)] == list(level)).all(axis=1).to_numpy()].mean(axis=0) for level in levels])
-    return pd.DataFrame(levels, columns=list(factors)), L
+            values = [float(np.mean(np.asarray(column)))]
+        if not values:
+            raise ValueError(f"at has no value of '{v}'.")
+        unseen = next((value for value in values if known is not None and value not in known), None)
+        if unseen is not None:
+            raise ValueError(f"'{v}' has no level {unseen!r}; it has {', '.join(map(repr, known or ()))}.")
+        yield pd.Categorical(values, known) if v in side.levels else as_column(pd.Series(values), v)[0]
 
 
 def estimable(fit: MixedModel, L: np.ndarray) -> np.ndarray:
@@ -112,9 +127,10 @@ def means(
     Parameters
     ----------
     factors : str or sequence of str
-        Variables whose levels get a mean each; the means average equally over the levels of all other factors.
+        Variables whose levels get a mean each; the means average equally over the levels of all other factors.  Numbers
+        in ``C(…)`` only are factors; all other numbers, also True and False, are covariates.
     at : mapping, optional
-        Values of covariates; by default their means over the rows used.
+        Values of covariates; by default their means over the rows used.  An offset is at its mean.
     ddf, level
         As in `MixedModel.contrast`.
 
@@ -125,7 +141,12 @@ def means(
         the data do not determine because a combination of levels does not occur (emmeans: nonEst).
     """
     chosen, L = grid_means(fit, [factors] if isinstance(factors, str) else factors, at)
-    return pd.concat([chosen, estimated(fit, L, _labels(chosen), ddf, level)], axis=1)
+    table = estimated(fit, L, _labels(chosen), ddf, level)
+    if fit.design.offset is not None:
+        table[["estimate", "conf_low", "conf_high"]] += fit.design.offset.mean()
+        table["statistic"] = table["estimate"] / table["std_error"]
+        table["p_value"] = 2 * stats.t.sf(np.abs(table["statistic"]), table["df"])
+    return pd.concat([chosen, table], axis=1)
 
 
 def pairwise(

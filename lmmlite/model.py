@@ -236,6 +236,11 @@ class MixedModel(Estimates):
         -------
         DataFrame
             By term: ``sum_sq mean_sq num_df den_df F p_value``; mean_sq/σ² is F before Kenward and Roger's scaling.
+
+        Notes
+        -----
+        Numbers are covariates, True and False (1 and 0) among them: what multiplies one is tested, by type 3, where it is
+        zero.  Centre it, or make it text or a category, which has levels to average over.
         """
         return anova_.anova(self, ddf, type)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import formulaic
 import numpy as np
 import pandas as pd
+from formulaic.errors import DataMismatchWarning
 
 from lmmlite.expressions import NUMPY_FUNCTIONS, Neutral, check_expression, neutral, plain_terms
 from lmmlite.table import Table
@@ -25,19 +27,58 @@ class Evaluated:
     spec: formulaic.ModelSpec
 
     def columns(self, table: Table, n: int) -> list[np.ndarray]:
-        missing = np.zeros(n, bool)
-        for v, column in table.items():
-            if isinstance(column, pd.Categorical) and (column.codes < 0).any():
-                missing |= column.codes < 0  # formulaic would warn, and take the first level
-                table = table | {v: pd.Categorical.from_codes(np.maximum(column.codes, 0), dtype=column.dtype)}
-        frame = _renamed(table, self.expression, n)
-        made = self.spec.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
-        return [np.where(missing, np.nan, made.iloc[:, j]) for j in range(made.shape[1])]
+        complete = np.ones(n, bool)
+        for column in table.values():
+            complete &= ~np.asarray(pd.isna(column))
+        out = np.full((len(self.spec.column_names), n), np.nan)
+        if complete.any():  # formulaic would take a missing label for the first level
+            frame = _renamed({v: column[complete] for v, column in table.items()}, self.expression, int(complete.sum()))
+            self._check_numbers(table, complete)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", DataMismatchWarning)
+                try:
+                    made = self.spec.get_model_matrix(frame, context=CONTEXT, na_action="ignore")
+                except DataMismatchWarning as error:
+                    seen = str(error).split(":")[-1].split("}")[0] + "}"
+                    raise ValueError(
+                        f"A factor made of a column by C() has levels that the fit has not seen:{seen}."
+                    ) from None
+            out[:, complete] = made.to_numpy(np.float64).T
+        return list(out)
+
+    def _check_numbers(self, table: Table, complete: np.ndarray) -> None:
+        """ValueError for a number in C(…) that the fit has not seen."""
+        for v, known in self.numbers_as_levels.items():
+            unseen = np.flatnonzero(complete & ~np.isin(table[v], known))
+            if unseen.size:
+                raise unseen_level(v, float(table[v][unseen[0]]), int(unseen[0]), known)
+
+    @property
+    def numbers_as_levels(self) -> dict[str, list]:
+        """The numbers that C(…) takes for labels, by variable."""
+        columns, out = self.expression.columns, {}
+        for part, (_, state) in self.spec.encoder_state.items():
+            known = state.get("categories", ())
+            if coded(part) in columns and all(isinstance(level, float) for level in known):
+                out[columns[coded(part)]] = list(known)
+        return out
 
     @property
     def term_indices(self) -> dict[str, list[int]]:
         """The columns of each term."""
         return {self.expression.restore(str(term)): indices for term, indices in self.spec.term_indices.items()}
+
+
+def coded(part: str) -> str:
+    """f of C(f, …), empty for anything else."""
+    return part[2:-1].split(",")[0].strip() if part.startswith("C(") else ""
+
+
+def unseen_level(variable: str, level: Any, row: int, known: list) -> ValueError:
+    return ValueError(
+        f"Column '{variable}' has the level {level!r} in row {row}, which the fit has not seen; "
+        f"it knows {', '.join(map(repr, known))}."
+    )
 
 
 def _renamed(table: Table, expression: Neutral, n: int) -> pd.DataFrame:
@@ -92,10 +133,7 @@ class Side:
         new = column.set_categories(known)
         unseen = np.flatnonzero((new.codes < 0) & (column.codes >= 0))
         if unseen.size:
-            raise ValueError(
-                f"Column '{variable}' has the level {column[unseen[0]]!r} in row {unseen[0]}, which the fit has not seen; "
-                f"it knows {', '.join(map(repr, known))}."
-            )
+            raise unseen_level(variable, column[unseen[0]], int(unseen[0]), known)
         return new
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import chi2
+from scipy.stats import t as student
 
 from lmmlite import lmer
-from lmmlite.means import means, pairwise
+from lmmlite.inference.compare import compare, drop1
+from lmmlite.means import grid_means, means, pairwise
 
 F_COLUMNS = ["num_df", "den_df", "F"]
 METHODS = ["satterthwaite", "kenward-roger", "normal"]
@@ -228,3 +230,137 @@ def test_leverages_lost_in_rounding_are_refused() -> None:
         assert lmer("y ~ x + (1 | a) + (1 | b)", data).leverage()["fixed"].sum() == pytest.approx(2, abs=1e-3)
     with pytest.raises(ValueError, match="lost in rounding"):
         lmer("y ~ x + (1 | a) + (1 | b)", data.assign(y=effects + 1e-5 * rng.normal(size=600))).leverage()
+
+
+# --- Two degrees of freedom --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("units", "formula"),
+    [
+        ([(a, b) for a in "xy" for b in "pqr"], "y ~ t + (1 | g) + (1 | g:t)"),
+        ([(a + b, b) for a in "xy" for b in "pq"], "y ~ t + (1 | g)"),
+    ],
+)
+def test_in_balanced_data_kenward_roger_is_the_exact_f_test(units, formula, seed):
+    """With 2 df the method's formulas divide 0 by 0: F(ℓ, 2) has no mean to match."""
+    rng = np.random.default_rng(seed)
+    d = pd.DataFrame([unit for unit in units for _ in range(4)], columns=["g", "t"])
+    fit = lmer(formula, d.assign(y=3 * rng.normal(size=len(units)).repeat(4) + rng.normal(size=len(d))))
+    if not fit.is_singular:
+        found = fit.anova("kenward-roger")
+        assert found["den_df"].to_list() == pytest.approx([2])
+        same(found, fit.anova(), 1e-6)
+        assert fit.tidy(ddf="kenward-roger")["df"][1] == pytest.approx(2, abs=1e-6)
+
+
+# --- Levels that are no text -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "levels",
+    [
+        [2000, 2001, 2002],
+        [0.5, 1.5, 2.5],
+        ["a", 1, 2.5],
+        list(pd.interval_range(0, 3)),
+        list(pd.date_range("2024", periods=3)),
+    ],
+)
+@pytest.mark.parametrize("formula", ["f * k", "f * np.exp(x) + k"])
+def test_means_of_levels_that_are_no_text(data, levels, formula):
+    codes = data["f"].map(ord) - ord("a")
+    other = lmer(f"y ~ {formula} + (1 | g)", data.assign(f=pd.Categorical.from_codes(codes, levels)))
+    fit = lmer(f"y ~ {formula} + (1 | g)", data)
+    for factor in ("f", "k", ["k", "f"]):
+        same(means(fit, factor).filter(regex="^[^fk]"), means(other, factor).filter(regex="^[^fk]"))
+    assert list(means(other, "f")["f"]) == levels
+    same(means(fit, "k", at={"f": ["a"]}).iloc[:, 1:], means(other, "k", at={"f": levels[:1]}).iloc[:, 1:])
+
+
+def test_numbers_that_stand_for_levels_have_means(data):
+    data = data.assign(year=data["f"].map(ord) + 1903)
+    fit, other = lmer("y ~ C(year) * k + x + (1 | g)", data), lmer("y ~ f * k + x + (1 | g)", data)
+    for one, two in [("year", "f"), ("k", "k")]:
+        same(means(fit, one).iloc[:, 1:], means(other, two).iloc[:, 1:])
+    assert means(fit, "year")["year"].to_list() == [2000, 2001, 2002]
+    with pytest.raises(ValueError, match="'year' has no level 1999; it has 2000.0, 2001.0, 2002.0"):
+        means(fit, "k", at={"year": [1999]})
+    with pytest.raises(ValueError, match="'f' has no level 'q'; it has 'a', 'b', 'c'"):
+        means(other, "k", at={"f": "q"})
+
+
+@pytest.mark.parametrize(
+    "formula", ["y ~ C(year) * x + (1 | g)", "y ~ x + (0 + C(year) | g)", "y ~ C(abs(year)) + (1 | g)"]
+)
+def test_a_number_as_level_that_the_fit_has_not_seen_is_refused(data, formula):
+    data = data.assign(year=data["f"].map(ord) + 1903)
+    fit = lmer(formula, data)
+    with pytest.raises(ValueError, match=r"1999.*not seen|not seen.*1999"):
+        fit.predict(data.tail(3).assign(year=[2001, 1999, 2000]))
+    expected = fit.predict(data.tail(2))
+    found = fit.predict(data.tail(2).assign(year=[np.nan, data["year"].iloc[-1]]))
+    assert np.isnan(found.iloc[0])
+    assert found.iloc[1] == pytest.approx(expected.iloc[1], rel=1e-12)
+
+
+# --- Full coding and dropped columns -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "formula",
+    ["f/k", "f + f:k + x", "f * k - k", "0 + f * k", "0 + f + k + x", "f:k", "k * f * x - f", "C(f, contr.sum)/k"],
+)
+def test_type_3_does_not_depend_on_labels_where_factors_are_fully_coded(data, formula):
+    one, other = (
+        lmer(f"y ~ {formula} + (1 | g)", d).anova("kenward-roger")[F_COLUMNS]
+        for d in (data, data.assign(k=data["k"].replace("u", "z"), f=data["f"].replace("a", "z")))
+    )
+    same(one, other, 1e-6)
+
+
+def test_type_3_of_nested_notation_is_that_of_the_crossed_one(data):
+    crossed, nested, no_intercept = (
+        lmer(f"y ~ {text} + (1 | g)", data) for text in ("f * k + x", "f/k + x", "0 + f * k + x")
+    )
+    same(crossed.anova().loc["f", F_COLUMNS], nested.anova().loc["f", F_COLUMNS], 1e-6)
+    _, L = grid_means(crossed, ["f"], {"x": 0})
+    found, expected = no_intercept.anova().loc["f"], crossed.contrast(L).iloc[0]
+    same(found[F_COLUMNS], expected[F_COLUMNS], 1e-6)
+    simple = nested.contrast({f"f[{level}]:k[T.v]": 1 for level in "a"})
+    assert nested.anova().loc["f:k", "num_df"] == 3
+    assert simple["estimate"][0] == pytest.approx(crossed.fixef["k[T.v]"], rel=1e-6)
+
+
+@quiet
+def test_a_dropped_covariate_is_no_empty_cell(data):
+    with_copy = lmer("y ~ x + again + f * k + (1 | g)", data.assign(again=2 * data["x"] + 1))
+    same(with_copy.anova(), lmer("y ~ x + f * k + (1 | g)", data).anova(), 1e-6)
+    with pytest.raises(ValueError, match=r"every cell of the design; f\[T.c\]:k\[T.v\] had"):
+        lmer("y ~ x + f * k + (1 | g)", data[(data["f"] != "c") | (data["k"] != "v")]).anova()
+
+
+# --- Offsets, constants, nothing to do -----------------------------------------------------------------------------------
+def test_means_are_at_the_mean_of_the_offset(data):
+    plain, moved = (
+        lmer("y ~ f + x + (1 | g)", data),
+        lmer("y ~ f + x + (1 | g)", data.assign(y=data["y"] + data["w"]), offset="w"),
+    )
+    expected, found = means(plain, "f").set_index("f"), means(moved, "f").set_index("f")
+    shifted = ["estimate", "conf_low", "conf_high"]
+    same(found[shifted], expected[shifted] + data["w"].mean())
+    same(found[["std_error", "df"]], expected[["std_error", "df"]])
+    t = found["estimate"] / found["std_error"]
+    np.testing.assert_allclose(found["p_value"], 2 * student.sf(abs(t), found["df"]), rtol=1e-9)
+    same(pairwise(moved, "f").iloc[:, 1:], pairwise(plain, "f").iloc[:, 1:])
+
+
+def test_a_covariate_far_from_zero_is_not_taken_for_the_constant(data):
+    far = data.assign(t=1.7e18 + 1e9 * data["w"])
+    small, other, large = (lmer(f"y ~ {text} + (1 | g)", far, reml=False) for text in ("t", "x + z", "t + z"))
+    assert "not nested" in compare(small, other)["note"].iloc[1]
+    assert compare(small, large)["df"].iloc[1] == 1
+
+
+def test_nothing_to_test_is_an_empty_table_or_an_error(data):
+    assert list(drop1(lmer("y ~ 1 + (1 | g)", data), "satterthwaite").columns) == ["F", "num_df", "den_df", "p_value"]
+    fit = lmer("y ~ f * x + (1 | g)", data)
+    with pytest.raises(ValueError, match="Name a factor whose levels get a mean each: f, x"):
+        means(fit, [])
+    with pytest.raises(ValueError, match="at has no value of 'x'"):
+        means(fit, "f", at={"x": []})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from generated_models import TOLERATED, WORSE, fit, generate, rounding, shortfall, violation
 
@@ -43,3 +45,10 @@ def test_small_data_with_several_minima_end_in_the_lowest(seed: int) -> None:
     """Each was beaten by a random start before few rows, drawn starts and slow searches were taken for signs of more than one."""
     fitted = fit(generate(seed))
     assert shortfall(fitted, seed) <= max(WORSE, rounding(fitted))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", [875, 1965])
+def test_a_scan_that_leaves_the_range_of_numbers_warns_of_nothing(seed: int) -> None:
+    with contextlib.suppress(ValueError):
+        fit(generate(seed))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from lmmlite.basis import FixedRows
 from lmmlite.design import Design, read_table
 from lmmlite.expressions import tokens_of
 from lmmlite.inference.ddf import Method, in_basis, test
-from lmmlite.sides import Side, build_side
+from lmmlite.sides import Side, build_side, coded
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -55,14 +55,9 @@ def term_variables(side: Side) -> dict[str, frozenset[str]]:
     expression, out = side.recipe.expression, {}
     for term in side.recipe.spec.term_indices:
         parts = (str(factor.expr) for factor in term.factors)
-        bare = (_coded(part) or part for part in parts)
+        bare = (coded(part) or part for part in parts)
         out[expression.restore(str(term))] = frozenset(expression.columns.get(p, expression.restore(p)) for p in bare)
     return out
-
-
-def _coded(part: str) -> str:
-    """f of C(f, …), empty for anything else."""
-    return part[2:-1].split(",")[0].strip() if part.startswith("C(") else ""
 
 
 def factors_of(side: Side) -> set[str]:
@@ -71,8 +66,8 @@ def factors_of(side: Side) -> set[str]:
         return set(side.levels)
     parts = {str(factor.expr) for term in side.recipe.spec.term_indices for factor in term.factors}
     columns = side.recipe.expression.columns
-    coded = {columns[name] for name in map(_coded, parts) if name in columns}
-    return set(side.levels) | (coded - {columns[part] for part in parts if part in columns})
+    named = {columns[name] for name in map(coded, parts) if name in columns}
+    return set(side.levels) | (named - {columns[part] for part in parts if part in columns})
 
 
 def _contains(term: frozenset[str], other: frozenset[str], factors: set[str]) -> bool:
@@ -133,61 +128,79 @@ def type_2(fit: MixedModel) -> dict[str, np.ndarray]:
 
 
 def type_3(fit: MixedModel) -> dict[str, np.ndarray]:
-    """Effects averaged equally over the levels of every other factor.
-
-    In treatment coding the effect of a column then is its coefficient plus, for each column that multiplies it by levels of
-    further factors f, that coefficient over Π n_f; with any other coding, the common column space carries this over.
-    """
+    """Effects averaged equally over the levels of every other factor; of a fully coded factor, its averaged means."""
     design = fit.design
     side, factors = design.fixed, factors_of(design.fixed)
     terms, variables = _kept_columns(design), term_variables(side)
-    if not any(_contains(variables[a], variables[b], factors) for a in terms for b in terms):
+    alone = not any(_contains(variables[a], variables[b], factors) for a in terms for b in terms)
+    if alone and (not factors or "Intercept" in design.names):
         return {term: in_basis(fit, np.eye(len(design.names))[columns]) for term, columns in terms.items()}
-    if design.dropped:
-        raise ValueError(
-            f"Type III tests need every cell of the design; {', '.join(design.dropped)} had to be left out. Use type 2 or 1."
-        )
     expression, to_basis = treatment_coded(design.formula.fixed), fit.criterion_function.cp.basis.to_user
+    kept = [j for j, name in enumerate(side.names) if name not in design.dropped]
     if expression != design.formula.fixed:
         table = read_table(design, fit.data)
         numbers = {v: pd.Categorical(table[v]) for v in factors - set(side.levels)}
         side, columns = build_side(expression, {**table, **numbers}, design.n)
-        coded = FixedRows(columns, design.y, design.offset, design.weights)
-        to_basis = coded.basis.to_user @ between(coded, fixed_rows(design))
+        own = FixedRows(columns, design.y, design.offset, design.weights)
+        kept, to_basis = list(own.basis.kept), own.basis.to_user @ between(own, fixed_rows(design))
     L, places = _averages(side), term_columns(side)
-    indices = {parts: places[term] for term, parts in term_variables(side).items() if term in places}
-    return {term: L[indices[variables[term]]] @ to_basis for term in terms}
+    indices = {parts: [j for j in places[t] if j in kept] for t, parts in term_variables(side).items() if t in places}
+    left_out = np.delete(L, kept, axis=1)[kept]
+    if left_out.any():
+        missing = np.delete(side.names, kept)[left_out.any(axis=0)]
+        raise ValueError(
+            f"Type III tests need every cell of the design; {', '.join(missing)} had to be left out. Use type 2 or 1."
+        )
+    return {term: L[np.ix_(indices[variables[term]], kept)] @ to_basis for term in terms}
 
 
 def _averages(side: Side) -> np.ndarray:
-    """The effect of each column of a treatment-coded side, averaged over the levels of all other factors, (p, p)."""
+    """The effect that each column stands for, averaged over the levels of all other factors, in terms of all columns: (p, p).
+
+    A column is a product.  Of its factors in treatment coding the effect is a difference from the first level, of fully coded
+    ones the value at a level, of numbers the slope; and along every other factor it is averaged.  The effect of a sum of
+    columns is that of each.
+    """
     parts, sizes = column_parts(side), {v: len(levels) for v, levels in side.levels.items()}
     L = np.zeros((len(parts), len(parts)))
-    for j, own in enumerate(parts):
-        for i, other in enumerate(parts):
-            further = other - own
-            if own <= other and all(level is not None for _, level in further):
-                L[j, i] = np.prod([1 / sizes[v] for v, _ in further])
+    for (j, own), (i, other) in itertools.product(enumerate(parts), enumerate(parts)):
+        if {v for v in own if v not in sizes} != {v for v in other if v not in sizes}:
+            continue
+        L[j, i] = 1.0
+        for v in (own.keys() | other.keys()) & sizes.keys():
+            here, there = own.get(v), other.get(v)
+            if here is None:
+                L[j, i] /= sizes[v]
+            elif here.full:
+                L[j, i] *= there is None or there.level == here.level
+            else:
+                L[j, i] *= 0 if there is None else (there.level == here.level) - (there.level == 0)
     return L
 
 
-def column_parts(side: Side) -> list[frozenset[tuple[str, int | None]]]:
-    """What each column multiplies: (factor, level) in treatment coding, (anything else, None).
+class Coded(NamedTuple):
+    """One level of a factor as a column of 0 and 1: with ``full`` all levels of the factor have one, otherwise all but the first."""
+
+    level: int
+    full: bool = False
+
+
+def column_parts(side: Side) -> list[dict[str, Coded | None]]:
+    """What each column of a treatment-coded side multiplies: factors, and anything else with None.
 
     Names that formulaic made are read with neutral column names and the known levels, so that no level's text is.
     """
     if isinstance(side.recipe, tuple):
-        return [frozenset(column) for column in side.recipe]
-    columns = side.recipe.expression.columns
-    known: dict[str, tuple[str, int | None]] = {}
-    for new, v in columns.items():
+        return [{v: None if j is None else Coded(j) for v, j in column} for column in side.recipe]
+    known: dict[str, tuple[str, Coded]] = {}
+    for new, v in side.recipe.expression.columns.items():
         for j, level in enumerate(side.levels.get(v, ())):
-            known |= {f"{new}[T.{level}]": (v, j), f"{new}[{level}]": (f"{v} {j}", None)}
+            known |= {f"{new}[T.{level}]": (v, Coded(j)), f"{new}[{level}]": (v, Coded(j, full=True))}
     of_levels = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) or "(?!)")
     out = []
     for name in side.recipe.spec.column_names:
-        numbers = {(part, None) for part in _split_name(of_levels.sub("", name)) if part not in ("", "Intercept")}
-        out.append(frozenset({known[part] for part in of_levels.findall(name)} | numbers))
+        numbers = {part: None for part in _split_name(of_levels.sub("", name)) if part not in ("", "Intercept")}
+        out.append(dict(known[part] for part in of_levels.findall(name)) | numbers)
     return out
 
 

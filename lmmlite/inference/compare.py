@@ -77,6 +77,8 @@ def spans(columns: list[np.ndarray], others: list[np.ndarray]) -> bool:
     """Whether every one of ``others`` is a linear combination of ``columns``."""
     if not columns or not others:
         return not others
+    if any(np.ptp(c) == 0 and c[0] for c in columns):  # far from zero a column would look like the constant
+        columns, others = ([c - c[0] - (c - c[0]).mean() for c in side] for side in (columns, others))
     A, B = (np.column_stack([c / (np.linalg.norm(c) or 1.0) for c in side]) for side in (columns, others))
     return bool(np.linalg.norm(B - A @ np.linalg.lstsq(A, B)[0], axis=0).max() < 1e-8)
 
@@ -329,7 +331,7 @@ def drop1(fit: MixedModel, ddf: Method | None = None) -> pd.DataFrame:
         L = left_out(fit.design, reduced_design(fit, formula))
         test = f_test(fit, L, ddf) if len(L) else Test(np.nan, 0, np.nan)
         rows.append(test._asdict() | {"p_value": test.p_value})
-    return pd.DataFrame(rows, [*formulas])
+    return pd.DataFrame(rows, [*formulas], ["F", "num_df", "den_df", "p_value"])
 
 
 def left_out(design: Design, smaller: Design) -> np.ndarray:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Method = Literal["satterthwaite", "kenward-roger", "normal"]
 
 _DEPENDENT = 1e-11  # relative singular value below which a row of L counts as a combination of the others
+_ONE_STRATUM = 1e-8  # relative difference up to which A₁ and ℓA₂ of Kenward and Roger count as equal: exact F tests
+_NO_MEAN = 0.01  # distance from m = 2, where F(ℓ, m) has no mean to match, within which λ is 1 (as in pbkrtest)
 
 
 class Satterthwaite(NamedTuple):
@@ -203,6 +205,16 @@ def kenward_roger_test(L: np.ndarray, at: Fixed, parts: KenwardRoger) -> Test:
     traces = np.trace(TM, axis1=1, axis2=2)
     A1 = traces @ parts.W @ traces
     A2 = np.einsum("rs,rpq,sqp->", parts.W, TM, TM, optimize=True)
+    m, lam = _moments_matched(ell, A1, A2)
+    estimate = L @ at.gamma
+    F = lam / ell * estimate @ np.linalg.solve(L @ parts.adjusted @ L.T, estimate)
+    return Test(float(F), ell, float(m), float(lam))
+
+
+def _moments_matched(ell: int, A1: float, A2: float) -> tuple[float, float]:
+    """m and λ with which λF has mean and variance of F(ℓ, m), to the order of the paper."""
+    if abs(A1 - ell * A2) <= _ONE_STRATUM * A1:  # so that for m = 2 nothing is 0/0, and ℓ = 1 loses no digits
+        return 2 * ell / A2, 1.0
     B = (A1 + 6 * A2) / (2 * ell)
     g = ((ell + 1) * A1 - (ell + 4) * A2) / ((ell + 2) * A2)
     below = 3 * ell + 2 * (1 - g)
@@ -211,10 +223,7 @@ def kenward_roger_test(L: np.ndarray, at: Fixed, parts: KenwardRoger) -> Test:
     V = 2 / ell * (1 + c1 * B) / ((1 - c2 * B) ** 2 * (1 - c3 * B))
     rho = V / (2 * E**2)
     m = 4 + (ell + 2) / (ell * rho - 1)
-    lam = m / (E * (m - 2))
-    estimate = L @ at.gamma
-    F = lam / ell * estimate @ np.linalg.solve(L @ parts.adjusted @ L.T, estimate)
-    return Test(float(F), ell, float(m), float(lam))
+    return m, m / (E * (m - 2)) if abs(m - 2) > _NO_MEAN else 1.0
 
 
 def normal_test(L: np.ndarray, at: Fixed) -> Test:
