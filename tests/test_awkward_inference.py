@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from lmmlite import lmer
 from lmmlite.inference.compare import compare, drop1
-from lmmlite.means import grid_means, means, pairwise
+from lmmlite.means import means, pairwise
 
 F_COLUMNS = ["num_df", "den_df", "F"]
 METHODS = ["satterthwaite", "kenward-roger", "normal"]
@@ -299,40 +299,6 @@ def test_a_number_as_level_that_the_fit_has_not_seen_is_refused(data, formula):
     found = fit.predict(data.tail(2).assign(year=[np.nan, data["year"].iloc[-1]]))
     assert np.isnan(found.iloc[0])
     assert found.iloc[1] == pytest.approx(expected.iloc[1], rel=1e-12)
-
-
-# --- Full coding and dropped columns -----------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "formula",
-    ["f/k", "f + f:k + x", "f * k - k", "0 + f * k", "0 + f + k + x", "f:k", "k * f * x - f", "C(f, contr.sum)/k"],
-)
-def test_type_3_does_not_depend_on_labels_where_factors_are_fully_coded(data, formula):
-    one, other = (
-        lmer(f"y ~ {formula} + (1 | g)", d).anova("kenward-roger")[F_COLUMNS]
-        for d in (data, data.assign(k=data["k"].replace("u", "z"), f=data["f"].replace("a", "z")))
-    )
-    same(one, other, 1e-6)
-
-
-def test_type_3_of_nested_notation_is_that_of_the_crossed_one(data):
-    crossed, nested, no_intercept = (
-        lmer(f"y ~ {text} + (1 | g)", data) for text in ("f * k + x", "f/k + x", "0 + f * k + x")
-    )
-    same(crossed.anova().loc["f", F_COLUMNS], nested.anova().loc["f", F_COLUMNS], 1e-6)
-    _, L = grid_means(crossed, ["f"], {"x": 0})
-    found, expected = no_intercept.anova().loc["f"], crossed.contrast(L).iloc[0]
-    same(found[F_COLUMNS], expected[F_COLUMNS], 1e-6)
-    simple = nested.contrast({f"f[{level}]:k[T.v]": 1 for level in "a"})
-    assert nested.anova().loc["f:k", "num_df"] == 3
-    assert simple["estimate"][0] == pytest.approx(crossed.fixef["k[T.v]"], rel=1e-6)
-
-
-@quiet
-def test_a_dropped_covariate_is_no_empty_cell(data):
-    with_copy = lmer("y ~ x + again + f * k + (1 | g)", data.assign(again=2 * data["x"] + 1))
-    same(with_copy.anova(), lmer("y ~ x + f * k + (1 | g)", data).anova(), 1e-6)
-    with pytest.raises(ValueError, match=r"every cell of the design; f\[T.c\]:k\[T.v\] had"):
-        lmer("y ~ x + f * k + (1 | g)", data[(data["f"] != "c") | (data["k"] != "v")]).anova()
 
 
 # --- Offsets, constants, nothing to do -----------------------------------------------------------------------------------
