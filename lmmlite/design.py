@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from lmmlite.expressions import check_expression
 from lmmlite.formula import Bar, Formula
 from lmmlite.sides import Side, build_side
-from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, read_columns
+from lmmlite.table import Levels, Table, as_column, drop_unused, levels_of, missing_labels, own_data, read_columns
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,7 @@ def _read(
 
 def read_table(design: Design, data: Any) -> Table:
     """The variables of the fixed part once more, in the rows of the fit."""
-    if data is None:
-        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
-    series = read_columns(data, design.fixed.variables) if design.fixed.variables else {}
+    series = read_columns(own_data(data), design.fixed.variables) if design.fixed.variables else {}
     return {name: _keep(as_column(s, name)[0], design.kept) for name, s in series.items()}
 
 

@@ -27,7 +27,7 @@ from lmmlite.inference import profile as profile_
 from lmmlite.inference.replicates import with_response
 from lmmlite.optimize import minimize, resume
 from lmmlite.summary import Summary, describe
-from lmmlite.table import own_copy, own_values, row_labels
+from lmmlite.table import own_copy, own_data, own_values, row_labels
 
 
 def lmer(
@@ -175,12 +175,16 @@ class MixedModel(Estimates):
         **options
             Of `profile` or `bootstrap`, such as ``n``, ``seed`` and ``n_jobs``.
         """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, not {level}.")
         if method == "profile":
             return self.profile(alphamax=1 - level, **options).confint(level)
         if method == "boot":
             return self.bootstrap(**options).confint(level)
         if method != "wald":
             raise ValueError(f"method is 'wald', 'profile' or 'boot', not {method!r}.")
+        if options:
+            raise TypeError(f"'wald' has no option '{next(iter(options))}'.")
         return tidy.wald_interval(self.fixef, self.se, level)
 
     def profile(self, which: str | Sequence[str] | None = None, **options: Any) -> profile_.Profile:
@@ -300,10 +304,7 @@ class MixedModel(Estimates):
 
     def update(self, formula: str) -> MixedModel:
         """Fit a changed formula to the same data: ``.`` stands for the old response or terms, as in ``". ~ . - x"``."""
-        if self.data is None:
-            raise ValueError(
-                "This fit has a response that no column holds (refit): put it into the data and call lmer."
-            )
+        own_data(self.data)
         given = [
             name or array for name, array in zip(self.columns, (self.design.weights, self.design.offset), strict=True)
         ]

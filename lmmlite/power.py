@@ -20,6 +20,7 @@ from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.inference.replicates import Responses, replicates, with_response
 from lmmlite.table import Levels, compress
+from lmmlite.tidy import own_frame
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -78,6 +79,8 @@ def power(
     alpha : float
         Size of the test.
     """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, not {alpha}.")
     beta = fit.fixef.copy()
     for name, value in (effects or {}).items():
         if name not in beta.index:
@@ -103,7 +106,10 @@ def _p_value(y: np.ndarray, responses: Responses, test: str | Callable[[MixedMod
     fit = responses.refit(y)
     if isinstance(test, str):
         return 2 * float(stats.norm.sf(abs(fit.fixef[test] / fit.se[test])))
-    return float(test(with_response(fit)))
+    p = float(test(with_response(fit)))
+    if not 0 <= p <= 1:
+        raise ValueError(f"the test gave {p}, which is no p-value")
+    return p
 
 
 def extend(fit: MixedModel, along: str, size: int) -> MixedModel:
@@ -111,15 +117,16 @@ def extend(fit: MixedModel, along: str, size: int) -> MixedModel:
     design, names = fit.design, [levels.name for levels in fit.design.groups]
     if along not in names:
         raise ValueError(f"'{along}' is no grouping factor of the model; it has {', '.join(names)}.")
+    if not isinstance(size, int | np.integer):
+        raise TypeError(f"levels must be a whole number, not {size!r}.")
     if size < 2:
         raise ValueError(f"A grouping factor needs at least 2 levels, not {size}.")
     base = design.groups[names.index(along)]
     members = [np.flatnonzero(base.codes == number % base.size) for number in range(size)]
     rows = np.concatenate(members)
     copy = np.repeat(np.arange(size) // base.size, [len(m) for m in members])
-    data = fit.data if isinstance(fit.data, pd.DataFrame) else pd.DataFrame(fit.data)
-    data = (data if design.kept is None else data[design.kept]).iloc[rows].reset_index(drop=True)
-    groups = []
+    data = own_frame(fit).iloc[rows].reset_index(drop=True)
+    groups, products = [], []
     for levels in design.groups:
         pairs = levels.codes.astype(np.int64) * base.size + base.codes
         nested = len(np.unique(pairs)) == levels.size
@@ -130,6 +137,13 @@ def extend(fit: MixedModel, along: str, size: int) -> MixedModel:
         groups.append(Levels(levels.name, codes.astype(np.int32), len(old), ((np.arange(len(old)), pd.Index(labels)),)))
         if nested and levels.name in data:
             data[levels.name] = np.array(labels, object)[codes]
+        elif nested:
+            products.append(groups[-1])
+    for levels in products:
+        columns = next(t.bar.factors for t in design.terms if t.bar.group == levels.name)
+        if len(data[list(columns)].drop_duplicates()) < levels.size:
+            column = _own_column(fit, columns)
+            data[column] = data[column].astype(str) + np.array([f".{c + 1}" if c else "" for c in copy], object)
     new = replace(
         design,
         y=design.y[rows],
@@ -147,3 +161,18 @@ def extend(fit: MixedModel, along: str, size: int) -> MixedModel:
             f"With {size} levels of '{along}' the fixed effects can no longer be told apart: take more levels."
         )
     return replace(fit, design=new, criterion_function=Criterion(cp, fit.reml), data=data)
+
+
+def _own_column(fit: MixedModel, columns: tuple[str, ...]) -> str:
+    """Of the columns of a product such as a:b one that does nothing else, so that copies can be told apart by its labels."""
+    terms = fit.design.terms
+    used = {v for side in (fit.design.fixed, *(t.side for t in terms)) for v in side.variables}
+    used |= {t.bar.factors[0] for t in terms if len(t.bar.factors) == 1}
+    free = [column for column in columns if column not in used]
+    if not free:
+        name = ":".join(columns)
+        raise ValueError(
+            f"Copies of levels of '{name}' need labels of their own, but {' and '.join(columns)} are used elsewhere in the "
+            f"model: put the labels of '{name}' into a column, and fit again."
+        )
+    return free[-1]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmmlite.table import read_columns
+from lmmlite.table import kind_of_objects, own_data, read_columns
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -42,11 +42,9 @@ def save(fit: MixedModel, path: str | Path) -> None:
     ValueError
         For a fit whose response is no column of its data, and for levels that are neither text nor numbers.
     """
-    if fit.data is None:
-        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
     design = fit.design
     names: dict[Any, None] = dict.fromkeys([*design.formula.variables, *(name for name in fit.columns if name)])
-    series = list(read_columns(fit.data, names).values())
+    series = list(read_columns(own_data(fit.data), names).values())
     index = series[0].index
     columns = list(zip(names, series, strict=True))
     if not isinstance(index, pd.RangeIndex) or index.start or index.step != 1:
@@ -123,6 +121,8 @@ def check(header: dict[str, Any], fit: MixedModel) -> None:
 
 def _encoded(name: Any, series: pd.Series, what: str) -> tuple[dict[str, Any], np.ndarray]:
     """A column's description and its array; ``what`` names it in errors."""
+    if series.dtype == object and not series.isna().all() and kind_of_objects(series, what) == "boolean":
+        series = series.astype("boolean")
     dtype = series.dtype
     categorical = isinstance(dtype, pd.CategoricalDtype)
     large = pd.api.types.is_integer_dtype(dtype) and bool(series.isna().any()) and bool((series.abs() > 2**53).any())
@@ -131,7 +131,8 @@ def _encoded(name: Any, series: pd.Series, what: str) -> tuple[dict[str, Any], n
             return {"name": name, "kind": "numbers"}, series.to_numpy()
         if pd.api.types.is_integer_dtype(dtype) and not series.isna().any():  # of any size
             return {"name": name, "kind": "numbers"}, series.to_numpy(f"{dtype.kind}8")
-        return {"name": name, "kind": "numbers"}, series.to_numpy(np.float64, na_value=np.nan)
+        kind = "booleans" if pd.api.types.is_bool_dtype(dtype) else "numbers"
+        return {"name": name, "kind": kind}, series.to_numpy(np.float64, na_value=np.nan)
     is_date = isinstance(dtype, pd.PeriodDtype) or (dtype.kind in "mM" and not isinstance(dtype, pd.ArrowDtype))
     factor = series.array if categorical else pd.Categorical(series)
     labels = factor.categories
@@ -155,6 +156,8 @@ def _encoded(name: Any, series: pd.Series, what: str) -> tuple[dict[str, Any], n
 def _decoded(described: dict[str, Any], values: np.ndarray) -> pd.Series:
     if described["kind"] == "numbers":
         return pd.Series(values)
+    if described["kind"] == "booleans":
+        return pd.Series(values).astype("boolean")
     factor = pd.Categorical.from_codes(values, described["levels"], ordered=described["ordered"])
     if described.get("dtype"):
         labels = pd.Index(described["levels"], dtype=object).astype(described["dtype"])

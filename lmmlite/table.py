@@ -84,6 +84,13 @@ def row_labels(data: Any) -> pd.Index | None:
     return data.index if isinstance(data, pd.DataFrame) else None
 
 
+def own_data(data: Any) -> Any:
+    """The data of a fit; ValueError where it has none."""
+    if data is None:
+        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
+    return data
+
+
 def read_columns(data: Any, names: Iterable[str]) -> dict[str, pd.Series]:
     """The named columns of a data frame (pandas, polars, …) or of a mapping of arrays.
 
@@ -157,7 +164,7 @@ def as_column(series: pd.Series, name: str) -> tuple[Column, np.ndarray | None]:
         factor = series.array
         return factor, _checked(np.asarray(factor.codes) < 0, name)
     if not (isinstance(dtype, np.dtype) and dtype.kind in "fiub"):
-        if pd.api.types.is_object_dtype(dtype) and _kind_of_objects(series, name) == "boolean":
+        if pd.api.types.is_object_dtype(dtype) and kind_of_objects(series, name) == "boolean":
             series = series.astype("boolean")  # as the same column without missing values
             dtype = series.dtype
         if pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype):
@@ -196,7 +203,7 @@ def _checked(missing: np.ndarray, name: str) -> np.ndarray | None:
     return missing if missing.any() else None
 
 
-def _kind_of_objects(series: pd.Series, name: str) -> str:
+def kind_of_objects(series: pd.Series, name: str) -> str:
     """What a column of objects holds; ValueError for numbers, dates or containers: it may be text, True and False."""
     kind = pd.api.types.infer_dtype(series, skipna=True)
     some = series.dropna()
@@ -254,7 +261,7 @@ class Levels:
 
     def codes_of(self, columns: list[pd.Series]) -> np.ndarray:
         """Codes of new rows; −1 for a level that the fit has not seen."""
-        found = [labels.get_indexer(pd.Index(c)) for (_, labels), c in zip(self._parts, columns, strict=True)]
+        found = [labels.get_indexer(_indexed(c)) for (_, labels), c in zip(self._parts, columns, strict=True)]
         code, key = np.zeros(len(found[0]), np.int64), np.zeros(self.size, np.int64)
         for part, (own, labels) in zip(found, self._parts, strict=True):
             code = np.where((part < 0) | (code < 0), -1, code * len(labels) + part)
@@ -262,6 +269,12 @@ class Levels:
         order = np.argsort(key)
         place = np.clip(np.searchsorted(key[order], code), 0, self.size - 1)
         return np.where(key[order][place] == code, order[place], -1)
+
+
+def _indexed(column: pd.Series) -> pd.Index:
+    return pd.Index(
+        column.astype(np.float32) if column.dtype == np.float16 else column
+    )  # pandas has no index of float16
 
 
 def _kind_of_labels(labels: pd.Index) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from lmmlite.inference.ddf import Method, coefficients
-from lmmlite.table import read_columns
+from lmmlite.table import own_data, read_columns
 
 if TYPE_CHECKING:
     from lmmlite.fitted import Estimates
@@ -114,10 +114,8 @@ def augment(fit: MixedModel) -> pd.DataFrame:
 
 def own_frame(fit: Estimates) -> pd.DataFrame:
     """The data of a fit as a pandas frame, in the rows used."""
-    if fit.data is None:
-        raise ValueError("This fit has a response that no column holds (refit): put it into the data and call lmer.")
-    data = fit.data
+    data = own_data(fit.data)
     if not isinstance(data, pd.DataFrame):
-        names = list(map(str, getattr(data, "columns", data)))
+        names = list(map(str, getattr(data, "column_names", getattr(data, "columns", data))))
         data = pd.DataFrame(dict(read_columns(data, names)))
     return data if fit.design.kept is None else data[fit.design.kept]

@@ -138,9 +138,17 @@ def bootstrap(
     task = partial(_statistic, responses=Responses(fit), statistic=statistic)
     results, failures = replicates(draw, task, n, seed, n_jobs, progress)
     estimate = parameters(fit) if statistic is None else _as_series(statistic(fit))
-    blank = pd.Series(np.nan, estimate.index)
-    table = pd.DataFrame([blank if r is None else r for r in results], columns=estimate.index)
-    return Bootstrap(estimate, table.rename_axis("replicate"), failures, kind)
+    table = pd.DataFrame(np.nan, pd.RangeIndex(n, name="replicate"), estimate.index)
+    for i, result in enumerate(results):
+        if result is None:
+            continue
+        if not result.index.equals(estimate.index):
+            raise ValueError(
+                f"The statistic gives {len(result)} numbers ({', '.join(map(str, result.index))}) in replicate {i} and "
+                f"{len(estimate)} ({', '.join(map(str, estimate.index))}) for the fit; they must be the same ones each time."
+            )
+        table.iloc[i] = result
+    return Bootstrap(estimate, table, failures, kind)
 
 
 @dataclass(frozen=True)

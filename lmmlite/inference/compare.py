@@ -35,7 +35,7 @@ from lmmlite.inference.anova import between, fixed_rows
 from lmmlite.inference.ddf import Method, Test
 from lmmlite.inference.ddf import test as f_test
 from lmmlite.optimize import minimize
-from lmmlite.table import read_columns
+from lmmlite.table import own_data, read_columns
 
 if TYPE_CHECKING:
     from lmmlite.model import MixedModel
@@ -272,7 +272,7 @@ def reduced_design(fit: MixedModel, formula: str) -> Design:
     """The design of another formula on the rows that the fit used, with its response, weights and offset."""
     old = fit.design
     parsed = parse_formula(formula)
-    data = pd.DataFrame(read_columns(fit.data, parsed.variables))
+    data = pd.DataFrame(read_columns(own_data(fit.data), parsed.variables))
     data = data if old.kept is None else data[old.kept]
     return replace(build_design(parsed, data, weights=old.weights, offset=old.offset), y=old.y)
 

@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import eigh
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from lmmlite.covariance import to_theta
-from lmmlite.criterion import Criterion, Derivatives
+from lmmlite.covariance import canonical, to_theta
+from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import hold
 from lmmlite.inference.replicates import parallel
-from lmmlite.solution import Solution
+from lmmlite.inference.restricted import Restricted
+from lmmlite.optimize import minimize
 from lmmlite.tidy import named, parameters, random_parameters
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _STEP = 0.4  # of ζ between points
 _POINTS = 80  # on one side, after which the search for an end is given up
 _AWAY = 0.2  # from zero, where the search for the diagonal of a factor starts at least
+_ANOTHER = 1e-6  # fall of the deviance by which a search of its own shows another minimum
 _RIDGE = 0.03  # unitless SD that a coefficient gets at least in the frame of the search
 
 
@@ -55,80 +56,6 @@ class Point:
     deviance: float
     parameters: dict[str, float]
     phi: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Restricted:
-    """The ML deviance with one parameter held fixed, a function of φ with θ = Lφ.
-
-    With τ = log σ² it is log|V| + nτ + r²e^(−τ); τ is the best one, ``tau``, or ``tau`` − log t² with t the entry
-    ``tied`` of θ; entries ``same_sign`` of φ must not change theirs.
-    """
-
-    criterion: Criterion
-    L: np.ndarray
-    tau: float | None = None
-    tied: int | None = None
-    same_sign: Sequence[int] = ()
-
-    def evaluate(self, phi: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float, Solution]:
-        """Deviance, gradient, Hessian, σ² and the solution."""
-        theta, n = self.L @ phi, self.criterion.nu
-        s, log_V, r = self._parts(theta)
-        tau, dtau, d2tau, m = self.tau, np.zeros(len(theta)), np.zeros((len(theta),) * 2), self.tied
-        if tau is None:
-            tau, dtau = np.log(s.r2 / n), r[0] / s.r2
-        elif m is not None:
-            tau, dtau[m], d2tau[m, m] = tau - np.log(theta[m] ** 2), -2 / theta[m], 2 / theta[m] ** 2
-        e = np.exp(-tau)
-        slope = n - s.r2 * e  # ∂/∂τ
-        gradient = log_V[0] + e * r[0] + slope * dtau
-        mixed = np.outer(r[0], dtau)
-        hessian = log_V[1] + e * (r[1] - mixed - mixed.T + s.r2 * np.outer(dtau, dtau)) + slope * d2tau
-        cp = self.criterion.cp
-        value = s.log_V + n * (tau + np.log(2 * np.pi * cp.basis.scale**2)) + s.r2 * e - cp.log_weights
-        return float(value), self.L.T @ gradient, self.L.T @ hessian @ self.L, cp.basis.scale**2 / e, s
-
-    def _parts(self, theta: np.ndarray) -> tuple[Solution, tuple, tuple]:
-        """Solution, then gradient and Hessian of log|V| and of r²: the terms of `Derivatives`, not yet added."""
-        c = self.criterion
-        T = [t.factor(theta) for t in c.cp.templates]
-        s = Solution(c.cp, [B @ t for B, t in zip(c.maps, T, strict=True)])
-        d = Derivatives(c, s)
-        gradients, curvatures, D = np.empty((2, c.size)), np.zeros((2, c.size, c.size)), []
-        for g, (t, N, B) in enumerate(zip(c.cp.templates, d.traces(), c.maps, strict=True)):
-            half = B @ t.directions @ s.T[g].T
-            D.append(half + half.swapaxes(1, 2))
-            for i, G in enumerate((B.T @ N @ B, -B.T @ d.ww[g] @ B)):
-                gradients[i, t.index] = 2 * (G @ T[g])[t.rows, t.cols]
-                curvatures[i][np.ix_(t.index, t.index)] = 2 * G[np.ix_(t.rows, t.rows)] * (t.cols[:, None] == t.cols)
-        curvatures[0] -= d.products(D)
-        curvatures[1] += 2 * d.quadratic(D)
-        return s, (gradients[0], curvatures[0]), (gradients[1], curvatures[1])
-
-    def minimise(self, phi: np.ndarray) -> np.ndarray:
-        """φ of the least deviance, by Newton with absolute eigenvalues, a cap on the step, and backtracking."""
-        value, gradient, hessian, *_ = self.evaluate(phi)
-        for _ in range(100 if len(phi) else 0):
-            values, vectors = eigh(hessian)
-            size = np.clip(np.abs(values), 1e-8 * np.abs(values).max() + 1e-300, None)
-            step = -vectors @ (vectors.T @ gradient / size)
-            decrement = float(-gradient @ step) / 2
-            if decrement < 1e-8:
-                break
-            fraction = float(np.minimum(1.0, (0.5 + np.linalg.norm(phi)) / np.linalg.norm(step)))
-            while fraction > 1e-10:
-                to = phi + fraction * step
-                new = self.evaluate(to)
-                allowed = all(to[i] * phi[i] > 0 for i in self.same_sign)
-                if allowed and new[0] <= value - 1e-4 * fraction * decrement + 1e-12 * abs(value):
-                    break
-                fraction /= 3
-            else:
-                break
-            phi = to
-            value, gradient, hessian = new[:3]
-        return phi
 
 
 @dataclass(frozen=True)
@@ -184,7 +111,7 @@ class _Path:
         first = next(start for start, stop in t.blocks if start <= self.rows[1] < stop)
         return int(t.index[(t.rows == first + row) & (t.cols == first + col)][0])
 
-    def restricted(self, value: float) -> tuple[_Restricted, np.ndarray]:
+    def restricted(self, value: float) -> tuple[Restricted, np.ndarray]:
         """The deviance of the other parameters, and the entries of θ' that it is a function of."""
         frames, theta = self.frame
         cp, L, free = self.fit.criterion_function.cp, np.eye(len(theta)), np.ones(len(theta), bool)
@@ -204,7 +131,7 @@ class _Path:
             L[below, b], L[b, b], free[below] = value, np.sqrt(1 - value**2), False
             same_sign = [int(free[:m].sum()) for m in (corner, b)]
         maps = tuple(B @ A for B, A in zip(cp.Z_maps, frames, strict=True))
-        return _Restricted(Criterion(cp, False, maps), L[:, free], tau, tied, same_sign), free
+        return Restricted(Criterion(cp, False, maps), L[:, free], tau, tied, same_sign), free
 
     def at(self, value: float, near: Point | None = None) -> Point:
         """The best fit with the parameter at ``value``, searched for from a neighbouring point."""
@@ -230,6 +157,20 @@ class _Path:
             values = named(self.fit, T, np.sqrt(variance), beta)
         zeta = float(np.copysign(np.sqrt(max(deviance - self.fit.criterion, 0.0)), value - self.estimate))
         return Point(value, zeta, deviance, values | {self.name: value}, phi)
+
+    def searched(self, point: Point) -> Point:
+        """For a fixed effect a better point at the same value, if a search of its own ends in another minimum."""
+        if self.kind != "fixed":
+            return point
+        cp = hold(self.fit.criterion_function.cp, self.rows[0], point.value)[0]
+        templates, frames = cp.templates, self.frame[0]
+        try:
+            theta = minimize(Criterion(cp, False)).theta
+        except ValueError:  # there is none
+            return point
+        T = [canonical(np.linalg.solve(A, t.factor(theta))) for A, t in zip(frames, templates, strict=True)]
+        other = self.at(point.value, replace(point, phi=to_theta(templates, T)))
+        return other if other.deviance < point.deviance - _ANOTHER else point
 
     @cached_property
     def edges(self) -> list[Point]:
@@ -314,16 +255,23 @@ class Profile:
     def _end(self, name: str, side: int, z: float) -> float:
         path = self.paths[name]
         points = [p for p in self.points[name] if (p.value - path.estimate) * side >= 0][::side]
-        more, why = path.walk(points[-1], side, z)
-        points += more[1:]
-        far = next((i for i, p in enumerate(points) if abs(p.zeta) >= z), None)
-        if far is None:
-            if why:
-                warnings.warn(f"The interval of {name} has no {'lower' if side < 0 else 'upper'} end: {why}.")
-            return np.nan if why else points[-1].value
-        inner, outer = points[far - 1], points[far]
-        width = abs(outer.value - inner.value)
-        return float(brentq(lambda v: abs(path.at(v, inner).zeta) - z, inner.value, outer.value, xtol=1e-6 * width))
+        while True:
+            more, why = path.walk(points[-1], side, z)
+            points += more[1:]
+            far = next((i for i, p in enumerate(points) if abs(p.zeta) >= z), None)
+            if far is None:
+                if why:
+                    warnings.warn(f"The interval of {name} has no {'lower' if side < 0 else 'upper'} end: {why}.")
+                return np.nan if why else points[-1].value
+            inner, outer = points[far - 1], points[far]
+            width = abs(outer.value - inner.value)
+            end = brentq(
+                lambda v, near: abs(path.at(v, near).zeta) - z, inner.value, outer.value, (inner,), xtol=1e-6 * width
+            )
+            found = path.at(end, inner)
+            points = [path.searched(found)]
+            if points[0] is found:
+                return float(end)
 
     def __repr__(self) -> str:
         how = "the ML deviance (the model was fitted by REML)" if self.reml else "the deviance"

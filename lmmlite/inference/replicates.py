@@ -92,7 +92,9 @@ def with_response(fit: MixedModel) -> MixedModel:
         return replace(
             fit, design=replace(design, x_columns=[c.copy() for c in design.x_columns], terms=terms), data=None
         )
-    return replace(fit, design=replace(design, kept=None), data=own_frame(fit).assign(**{name: design.y}))
+    data = own_frame(fit).copy(deep=False)
+    data[next((column for column in data.columns if str(column) == name), name)] = design.y
+    return replace(fit, design=replace(design, kept=None), data=data)
 
 
 def resampled(
@@ -158,6 +160,8 @@ def replicates(
     draw: Draw, task: Callable[[np.ndarray], Any], n: int, seed: Any, n_jobs: int | None, progress: bool = False
 ) -> tuple[list, pd.Series]:
     """n results of a task on drawn responses, None where it failed, and the reasons by number of the replicate."""
+    if not isinstance(n, int | np.integer):
+        raise TypeError(f"n must be a whole number, not {n!r}.")
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}.")
     seeds = np.random.SeedSequence(seed).spawn(n)
