@@ -263,7 +263,8 @@ class MixedModel(Estimates):
         Parameters
         ----------
         new : DataFrame, optional
-            Rows to predict (the response is not needed; a missing value gives nan); by default those of the fit.
+            Rows to predict (the response is not needed; a missing value gives nan, and a missing label of a group is a level
+            that the fit has not seen); by default those of the fit.
         random : bool or sequence of str
             True: with the random effects of all grouping factors; False: for the population; or the factors to use.
         new_levels : {"error", "population"}
