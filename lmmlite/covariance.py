@@ -78,7 +78,7 @@ def are_identified(template: Template, ZZ: np.ndarray, B: np.ndarray) -> bool:
     Parameters
     ----------
     ZZ : (k, k) array
-        Lower triangle of Z'Z in some basis of the columns.
+        Z'Z in some basis of the columns.
     B : (k, k) array
         The user's columns in that basis.
     """

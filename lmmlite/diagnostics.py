@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from lmmlite.checks import check_share
 from lmmlite.criterion import Criterion, Derivatives
 from lmmlite.crossproducts import crossproducts
 from lmmlite.effects import JointErrors
@@ -114,8 +115,7 @@ def icc(fit: MixedModel, level: float = 0.95) -> pd.DataFrame:
     ----------
     Nakagawa, Johnson & Schielzeth (2017). J. R. Soc. Interface 14:20170213.  Johnson (2014). Methods Ecol. Evol. 5:944.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    check_share(level, "level")
     rows, criterion = own_rows(fit), fit.criterion_function.unitless()  # columns far from zero lose no digits so
     theta = unitless(fit.criterion_function, fit.theta)
     templates, q = criterion.cp.templates, len(rows.z)

@@ -96,7 +96,9 @@ def estimable(fit: MixedModel, L: np.ndarray) -> np.ndarray:
     return (np.abs(own - inside @ along) <= _ROUNDING * size).all(axis=1)
 
 
-def estimated(fit: MixedModel, L: np.ndarray, labels: Sequence[str], ddf: Method, level: float) -> pd.DataFrame:
+def estimated(
+    fit: MixedModel, L: np.ndarray, labels: Sequence[str], ddf: Method, level: float, offset: float = 0.0
+) -> pd.DataFrame:
     """`ddf.rows` for rows of L with all columns of X: nan, with a warning, where the data do not determine a row."""
     known = estimable(fit, L)
     kept = [name not in fit.design.dropped for name in fit.design.fixed.names]
@@ -107,7 +109,7 @@ def estimated(fit: MixedModel, L: np.ndarray, labels: Sequence[str], ddf: Method
             f"are part of it, and {', '.join(fit.design.dropped)} had to be left out of the model.",
             stacklevel=3,
         )
-    return rows(fit, L[known][:, kept], ddf, level, list(np.flatnonzero(known))).reindex(range(len(L)))
+    return rows(fit, L[known][:, kept], ddf, level, list(np.flatnonzero(known)), offset).reindex(range(len(L)))
 
 
 def _labels(chosen: pd.DataFrame) -> list[str]:
@@ -141,12 +143,8 @@ def means(
         the data do not determine because a combination of levels does not occur (emmeans: nonEst).
     """
     chosen, L = grid_means(fit, [factors] if isinstance(factors, str) else factors, at)
-    table = estimated(fit, L, _labels(chosen), ddf, level)
-    if fit.design.offset is not None:
-        table[["estimate", "conf_low", "conf_high"]] += fit.design.offset.mean()
-        table["statistic"] = table["estimate"] / table["std_error"]
-        table["p_value"] = 2 * stats.t.sf(np.abs(table["statistic"]), table["df"])
-    return pd.concat([chosen, table], axis=1)
+    offset = 0.0 if fit.design.offset is None else float(fit.design.offset.mean())
+    return pd.concat([chosen, estimated(fit, L, _labels(chosen), ddf, level, offset)], axis=1)
 
 
 def pairwise(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lmmlite import diagnostics, effects, prediction, saved, tables, tidy
+from lmmlite.checks import check_share
 from lmmlite.covariance import are_identified
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts, crossproducts
@@ -175,8 +176,7 @@ class MixedModel(Estimates):
         **options
             Of `profile` or `bootstrap`, such as ``n``, ``seed`` and ``n_jobs``.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, not {level}.")
+        check_share(level, "level")
         if method == "profile":
             return self.profile(alphamax=1 - level, **options).confint(level)
         if method == "boot":
@@ -193,7 +193,6 @@ class MixedModel(Estimates):
 
     def bootstrap(self, n: int = 1000, statistic: Any = None, seed: Any = None, **options: Any) -> bootstrap_.Bootstrap:
         """Bootstrap a statistic, by default all parameters; see `lmmlite.inference.bootstrap.bootstrap`."""
-        prediction.check_count(n)
         if statistic is None:
             tidy.parameters(self)  # refuses two of one name before anything is drawn
         return bootstrap_.bootstrap(self, n, statistic, seed, **options)

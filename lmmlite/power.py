@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from lmmlite import prediction
+from lmmlite.checks import check_count, check_share
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import crossproducts
 from lmmlite.inference.replicates import Responses, replicates, with_response
@@ -79,8 +80,7 @@ def power(
     alpha : float
         Size of the test.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be between 0 and 1, not {alpha}.")
+    check_share(alpha, "alpha")
     beta = fit.fixef.copy()
     for name, value in (effects or {}).items():
         if name not in beta.index:
@@ -117,8 +117,7 @@ def extend(fit: MixedModel, along: str, size: int) -> MixedModel:
     design, names = fit.design, [levels.name for levels in fit.design.groups]
     if along not in names:
         raise ValueError(f"'{along}' is no grouping factor of the model; it has {', '.join(names)}.")
-    if not isinstance(size, int | np.integer):
-        raise TypeError(f"levels must be a whole number, not {size!r}.")
+    check_count(size, "levels")
     if size < 2:
         raise ValueError(f"A grouping factor needs at least 2 levels, not {size}.")
     base = design.groups[names.index(along)]

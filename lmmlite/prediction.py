@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from lmmlite.checks import check_count, check_share
 from lmmlite.effects import JointErrors
 from lmmlite.table import Column, Levels, Table, as_column, own_values, read_columns, row_labels
 
@@ -83,8 +83,7 @@ def predict(
     """
     if interval not in (None, "confidence", "prediction"):
         raise ValueError(f"interval is None, 'confidence' or 'prediction', not {interval!r}.")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    check_share(level, "level")
     if new_levels not in ("error", "population"):
         raise ValueError(f"new_levels is 'error' or 'population', not {new_levels!r}.")
     rows = _rows(fit, new, _chosen_groups(fit, random), new_levels, offset, weights, interval == "prediction")
@@ -226,14 +225,6 @@ def _chosen_groups(fit: MixedModel, random: bool | Sequence[str]) -> set[str]:
     if unknown:
         raise ValueError(f"The model has no random effects for '{unknown[0]}'; it has {', '.join(names)}.")
     return set(random)
-
-
-def check_count(n: Any) -> None:
-    """Raise an error for a number of draws that is no whole number from 1 on."""
-    if isinstance(n, bool) or not isinstance(n, Integral):
-        raise TypeError(f"n must be a whole number, not {n!r}.")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
 
 
 def draw(rng: np.random.Generator, fit: MixedModel, mean: np.ndarray, T: list[np.ndarray], sigma: float) -> np.ndarray:

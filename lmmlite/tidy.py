@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from lmmlite.checks import check_share
 from lmmlite.inference.ddf import Method, coefficients
 from lmmlite.table import own_data, read_columns
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 def wald_interval(estimate: pd.Series, se: pd.Series, level: float) -> pd.DataFrame:
     """estimate ± z · SE with z the normal quantile of (1 + level)/2."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    check_share(level, "level")
     half = norm.ppf((1 + level) / 2) * se
     return pd.DataFrame({"lower": estimate - half, "upper": estimate + half})
 

@@ -8,7 +8,7 @@ import pytest
 from random_models import complex_step_gradient, dense_criterion, random_theta
 from test_effects import dense
 
-from lmmlite import Criterion, build_design, crossproducts, lmer, parse_formula
+from lmmlite import Criterion, build_design, crossproducts, lmer, parse_formula, sums
 from lmmlite.chain import by_parent, times_parent
 from lmmlite.diagnostics import group_residuals
 from lmmlite.effects import JointErrors
@@ -53,12 +53,11 @@ def data_of(formula, seed=0):
 @pytest.fixture
 def chained(monkeypatch):
     """Call with True or False: whether nested factors, for formulas with pupils clusters, are eliminated level by level."""
-    module = sys.modules["lmmlite.crossproducts"]
 
     def choose(yes, formula=""):
-        monkeypatch.setattr(module, "_CHAINED", 1 if yes else np.inf)
+        monkeypatch.setattr(sums, "_CHAINED", 1 if yes else np.inf)
         for name, cheap in (("_LOOP", 0.0), ("_SLOW", 0.0)):
-            monkeypatch.setattr(module, name, cheap if "pupil" in formula else np.inf)
+            monkeypatch.setattr(sums, name, cheap if "pupil" in formula else np.inf)
 
     return choose
 
@@ -162,7 +161,7 @@ def test_joint_draws(chained, formula):
 def test_many_levels(monkeypatch):
     """Memory does not grow with the square of their number: nothing dense of more than [X y] is left."""
     monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_MOST", 50)
-    monkeypatch.setattr(sys.modules["lmmlite.crossproducts"], "_CHAINED", 100)
+    monkeypatch.setattr(sums, "_CHAINED", 100)
     rng = np.random.default_rng(5)
     c = np.arange(20_000) % 4000
     data = pd.DataFrame({"a": c // 40, "b": c // 8, "c": c, "x": rng.normal(size=20_000)})

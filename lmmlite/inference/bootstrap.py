@@ -25,6 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from lmmlite import prediction
+from lmmlite.checks import check_share
 from lmmlite.inference.compare import check_same_data
 from lmmlite.inference.replicates import Responses, reflated, replicates, resampled, with_response
 from lmmlite.tidy import parameters
@@ -66,8 +67,7 @@ class Bootstrap:
             Quantiles q of the replicates (numbers (n + 1)α/2 and (n + 1)(1 − α/2) in order); 2 · estimate − q; or
             estimate − bias ± z · SD of the replicates (Davison & Hinkley 1997, section 5.2).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, not {level}.")
+        check_share(level, "level")
         if kind not in ("percentile", "basic", "normal"):
             raise ValueError(f"kind is 'percentile', 'basic' or 'normal', not {kind!r}.")
         undefined = self.replicates.drop(index=self.failures.index).isna().sum()

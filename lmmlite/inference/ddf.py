@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lmmlite.checks import check_share
 from lmmlite.criterion import Criterion, Derivatives, Evaluation
 from lmmlite.optimize import unitless
 
@@ -249,11 +250,12 @@ def in_basis(fit: MixedModel, L: np.ndarray) -> np.ndarray:
     return L @ fit.criterion_function.cp.basis.to_user
 
 
-def rows(fit: MixedModel, L: np.ndarray, ddf: Method, level: float, names: list | None = None) -> pd.DataFrame:
-    """A t test for each row of L, with columns ``estimate std_error df statistic p_value conf_low conf_high``."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}.")
-    estimate, inside = L @ fit.fixef.to_numpy(), in_basis(fit, L)
+def rows(
+    fit: MixedModel, L: np.ndarray, ddf: Method, level: float, names: list | None = None, offset: float = 0.0
+) -> pd.DataFrame:
+    """A t test of Lβ plus a known offset for each row of L, with columns ``estimate std_error df statistic p_value conf_low conf_high``."""
+    check_share(level, "level")
+    estimate, inside = L @ fit.fixef.to_numpy() + offset, in_basis(fit, L)
     if ddf == "kenward-roger":
         se = np.sqrt(np.einsum("cp,pq,cq->c", inside, fit.kenward_roger.adjusted, inside))
     else:

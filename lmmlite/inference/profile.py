@@ -29,6 +29,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from lmmlite.checks import check_share
 from lmmlite.covariance import canonical, to_theta
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import hold
@@ -244,10 +245,10 @@ class Profile:
     def confint(self, level: float = 0.95) -> pd.DataFrame:
         """{abs(ζ) ≤ z}, columns ``lower`` and ``upper``: the ends are roots of ζ ∓ z, found by further refits.
 
-        Where ζ does not reach z the end is that of the parameter's range (0; −1 or 1), or missing with a warning.
+        Where ζ does not reach z the end is that of the parameter's range (0; −1 or 1), or missing with a warning.  At the ends
+        for a fixed effect a search of its own makes sure that no other minimum of the deviance is lower there.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, not {level}.")
+        check_share(level, "level")
         z = float(norm.ppf((1 + level) / 2))
         ends = {name: [self._end(name, side, z) for side in (-1, 1)] for name in self.points}
         return pd.DataFrame.from_dict(ends, "index", columns=["lower", "upper"])
@@ -300,8 +301,7 @@ def profile(
     progress : bool
         Show a bar, with tqdm.
     """
-    if not 0 < alphamax < 1:
-        raise ValueError(f"alphamax must be between 0 and 1, not {alphamax}.")
+    check_share(alphamax, "alphamax")
     ml = fit.refit_ml() if fit.reml else fit
     paths = {path.name: path for path in _paths(ml)}
     names = list(paths) if which is None else [which] if isinstance(which, str) else list(which)

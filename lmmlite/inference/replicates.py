@@ -18,6 +18,7 @@ import pandas as pd
 from lmmlite import blocks, prediction
 from lmmlite.basis import FixedRows, scaled
 from lmmlite.chain import Products, by_parent
+from lmmlite.checks import check_count
 from lmmlite.criterion import Criterion
 from lmmlite.crossproducts import CrossProducts
 from lmmlite.optimize import minimize
@@ -160,10 +161,7 @@ def replicates(
     draw: Draw, task: Callable[[np.ndarray], Any], n: int, seed: Any, n_jobs: int | None, progress: bool = False
 ) -> tuple[list, pd.Series]:
     """n results of a task on drawn responses, None where it failed, and the reasons by number of the replicate."""
-    if not isinstance(n, int | np.integer):
-        raise TypeError(f"n must be a whole number, not {n!r}.")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
+    check_count(n)
     seeds = np.random.SeedSequence(seed).spawn(n)
     results = parallel(partial(_attempt, draw=draw, task=task), seeds, n_jobs, progress)
     failures = pd.Series({i: reason for i, (_, reason) in enumerate(results) if reason}, dtype=object, name="reason")

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from scipy.special import betainc
 from scipy.stats import beta, norm
 
+from lmmlite.checks import check_share
 from lmmlite.diagnostics import group_residuals, leverage
 from lmmlite.fitted import ResidualKind
 from lmmlite.model import MixedModel
@@ -159,8 +160,7 @@ def normal_bands(n: int, level: float = 0.95, draws: int = 2000) -> tuple[np.nda
     simultaneous one α is chosen, by simulation with a fixed seed, so that all of up to 200 order statistics lie inside with
     probability ``level``.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}.")
+    check_share(level, "level")
     low = np.geomspace(1, (n + 1) / 2, _RANKS // 2) if n > _RANKS else np.arange(1, n + 1)
     low = low.round().astype(int)
     rank = np.unique(np.concatenate([low, n + 1 - low]))

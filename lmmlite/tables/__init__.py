@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 
 from lmmlite.covariance import templates
-from lmmlite.crossproducts import CrossProducts, Sums, assemble
+from lmmlite.crossproducts import CrossProducts, assemble
 from lmmlite.design import Design, Term, check_identified
 from lmmlite.expressions import check_expression, tokens_of
 from lmmlite.formula import Formula
 from lmmlite.sides import Side, build_side
+from lmmlite.sums import Sums
 from lmmlite.table import Table
 from lmmlite.tables.totals import Needed, Plan, Source, orthonormal, products_of, scale_z
 

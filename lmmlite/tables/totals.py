@@ -16,8 +16,8 @@ import pandas as pd
 
 from lmmlite.basis import Basis
 from lmmlite.covariance import Template
-from lmmlite.crossproducts import Pairs
 from lmmlite.sides import Side
+from lmmlite.sums import Pairs
 from lmmlite.table import LARGEST, Levels, Table, levels_of
 
 NONE_LEFT = "There are no rows (an iterator is used up by one fit), or each has a missing value in a column that the model uses."
